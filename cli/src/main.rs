@@ -1,0 +1,127 @@
+//! `watchword`: the mesh's command for people.
+//!
+//! Invariants: nothing starts a thread before the launcher had its turn (user
+//! namespaces are refused to processes with threads), so each command that
+//! needs a runtime builds its own; errors go to standard error, results to
+//! standard output.
+
+mod admin_client;
+mod exec;
+mod find_mesh;
+mod launcher;
+mod mesh_folder;
+mod policy_check;
+mod record;
+mod say;
+mod sidecar_client;
+mod status;
+mod token;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::find_mesh::Selector;
+use crate::launcher::Internal;
+use crate::status::Format;
+
+/// A service mesh that gives every connection an identity
+#[derive(Debug, Parser)]
+#[command(name = "watchword", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a mesh file on this machine, in the foreground
+    Up {
+        /// The mesh file
+        file: PathBuf,
+    },
+    /// Run a command inside a service's network, as that service
+    Exec {
+        #[command(flatten)]
+        selector: Selector,
+        /// The service, or one of its replicas: `orders-2`
+        service: String,
+        /// The command, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Show services, identities and the last denial
+    Status {
+        #[command(flatten)]
+        selector: Selector,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Work with policy files
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Work with join tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Steps of other commands
+    #[command(subcommand, hide = true)]
+    Internal(Internal),
+}
+
+#[derive(Debug, Subcommand)]
+enum Policy {
+    /// Look for mistakes; exit status 2 when there are some
+    Check {
+        /// Check services and ports against this mesh file
+        #[arg(long, value_name = "FILE")]
+        mesh_file: Option<PathBuf>,
+        /// Policy files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Print a one-time join token, valid for ten minutes
+    Create {
+        #[command(flatten)]
+        selector: Selector,
+        /// The SPIFFE ID that its bearer may ask for
+        #[arg(long, value_name = "ID")]
+        id: spiffe::SpiffeId,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Up { file } => up::run(&file),
+        Command::Exec {
+            selector,
+            service,
+            command,
+        } => report(exec::run(&selector, &service, command)),
+        Command::Status { selector, output } => block_on(status::run(&selector, output)),
+        Command::Policy(Policy::Check { mesh_file, paths }) => policy_check::run(mesh_file.as_deref(), &paths),
+        Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
+        Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(work));
+    report(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        say::error(format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}

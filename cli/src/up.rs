@@ -1,0 +1,163 @@
+//! `watchword up`: a whole mesh on this machine, in the foreground.
+//!
+//! The process that people start checks everything first, then starts the
+//! mesh in namespaces of its own and only holds the pipe whose closing ends
+//! all of it. docs/architecture.md shows the tree of processes.
+//!
+//! Invariants: a mistake in a file starts nothing; when this process ends,
+//! even by kill -9, the mesh ends.
+
+pub(crate) mod addresses;
+mod app;
+mod control_plane;
+mod daemon_log;
+mod listening;
+mod network;
+mod output;
+pub(crate) mod plan;
+mod process;
+mod progress;
+mod render;
+#[cfg(test)]
+mod render_tests;
+mod requirements;
+mod sidecar;
+mod stage;
+pub(crate) mod supervise;
+mod users;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
+
+use anyhow::bail;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{getgid, getuid};
+use watchword_control_plane::mesh_file::MeshFile;
+
+use self::plan::{Machine, Plan};
+use self::users::Users;
+use crate::launcher::{self, user_namespace};
+use crate::mesh_folder::{self, MeshFolder};
+use crate::say;
+
+/// Exit status for a mistake in a file.
+const MISTAKE: u8 = 2;
+
+/// Runs the mesh that `file` describes until ctrl-C, SIGTERM or SIGHUP.
+/// Exit status 0 when it was asked to end, 1 when it could not start or
+/// failed, 2 for a mistake in a file.
+pub(crate) fn run(file: &Path) -> ExitCode {
+    let Some(mesh) = check(file) else {
+        return ExitCode::from(MISTAKE);
+    };
+    match start(&mesh) {
+        Ok(code) => code,
+        Err(error) => {
+            say::error(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the mesh file and all policies, and prints what is wrong.
+fn check(file: &Path) -> Option<MeshFile> {
+    let mesh = MeshFile::load(file).map_err(print_all).ok()?;
+    let policies = mesh.load_policies().map_err(print_all).ok()?;
+    policies.warnings.iter().for_each(say::plain);
+    Some(mesh)
+}
+
+fn print_all(diagnostics: Vec<watchword_policy::Diagnostic>) {
+    diagnostics.iter().for_each(say::plain);
+}
+
+fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
+    let users = users();
+    if !users.root() && mesh.services.values().any(|service| service.user.is_some()) {
+        say::note("without root every service runs as you: `user:` has no effect");
+    }
+    let machine = Machine {
+        base: mesh_folder::base(),
+        ipv6: requirements::has_ipv6(),
+        tools: requirements::tools()?,
+    };
+    requirements::check_namespaces(users.root())?;
+    if !machine.ipv6 {
+        say::note("this kernel has no IPv6: the mesh has IPv4 alone");
+    }
+    let base = machine.base.clone();
+    let plan = Plan::new(mesh, machine, &users)?;
+    let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.add(Signal::SIGCHLD);
+    // From here on there is something to remove; and the child's end must not
+    // be missed.
+    signals.thread_block()?;
+    // Also removes what meshes that were killed have left.
+    mesh_folder::running(&base);
+    let folder = MeshFolder::create(&base, &plan.name)?;
+    let result = contain(&plan, &folder, &signals);
+    folder.remove();
+    result
+}
+
+fn contain(plan: &Plan, folder: &MeshFolder, signals: &SigSet) -> anyhow::Result<ExitCode> {
+    let order = supervise::Order {
+        plan: plan.clone(),
+        up_pid: std::process::id(),
+    };
+    mesh_folder::write_private(
+        &folder.path().join(supervise::ORDER_FILE),
+        &serde_json::to_string(&order)?,
+    )?;
+    let mut child = launcher::command("contain", folder.path())
+        .env("PATH", requirements::search_path())
+        .stdin(Stdio::piped())
+        .spawn()?;
+    let pipe = child.stdin.take();
+    let end = hold(&mut child, pipe, signals)?;
+    // As shells tell it: ended by a signal, not by the supervisor itself.
+    let killed = end.status.code().is_none_or(|code| code >= 128);
+    match end.asked {
+        // It may have been too early for the supervisor to answer.
+        true if killed => Ok(ExitCode::SUCCESS),
+        false if killed => bail!("the mesh's supervisor was killed, and everything in the mesh with it"),
+        _ => Ok(launcher::exit_code(end.status)),
+    }
+}
+
+struct End {
+    status: ExitStatus,
+    asked: bool,
+}
+
+/// Waits for the mesh to end. The first signal asks it to, the second one
+/// closes the pipe, and with it everything.
+fn hold(child: &mut Child, mut pipe: Option<ChildStdin>, signals: &SigSet) -> anyhow::Result<End> {
+    let mut asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(End { status, asked });
+        }
+        if signals.wait()? == Signal::SIGCHLD {
+            continue;
+        }
+        let reached = !asked && pipe.as_mut().is_some_and(|pipe| pipe.write_all(b"t").is_ok());
+        if !reached {
+            pipe = None;
+        }
+        asked = true;
+    }
+}
+
+fn users() -> Users {
+    if !user_namespace::is_full_root() {
+        return Users::Caller {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+        };
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    let sudo = number("SUDO_UID").zip(number("SUDO_GID")).filter(|(uid, _)| *uid != 0);
+    Users::Root { sudo }
+}

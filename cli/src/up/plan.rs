@@ -1,0 +1,266 @@
+//! What `up` is about to run, decided in full before anything starts.
+//!
+//! Invariants: building a plan changes nothing on the machine; a plan holds
+//! everything that the supervisor needs, so the mesh file is read once; it is
+//! written to the mesh folder for its owner alone (it holds the services'
+//! environment).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use watchword_control_plane::mesh_file::{MeshFile, Service};
+
+use super::addresses;
+use super::users::Users;
+use crate::launcher::privileges::Privileges;
+
+/// A mesh on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Plan {
+    /// The mesh's name.
+    pub(crate) name: String,
+    /// Without `spiffe://`.
+    pub(crate) trust_domain: String,
+    /// The mesh folder.
+    pub(crate) folder: PathBuf,
+    /// The folder of all mesh folders, which apps do not see.
+    pub(crate) base: PathBuf,
+    /// Whether other users can be had: otherwise a user namespace with one
+    /// user holds the mesh.
+    pub(crate) root: bool,
+    /// Whether the kernel has IPv6.
+    pub(crate) ipv6: bool,
+    /// How long an SVID is valid.
+    pub(crate) certificate_ttl_seconds: u64,
+    /// Policy files and folders, absolute.
+    pub(crate) policies: Vec<PathBuf>,
+    /// Programs that the supervisor starts.
+    pub(crate) tools: Tools,
+    /// By name.
+    pub(crate) services: Vec<PlannedService>,
+    /// By service and number.
+    pub(crate) replicas: Vec<Replica>,
+}
+
+/// Programs that the supervisor starts, absolute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Tools {
+    /// iproute2's `ip`.
+    pub(crate) ip: PathBuf,
+    /// `watchword-proxy`.
+    pub(crate) proxy: PathBuf,
+    /// `watchword-control-plane`.
+    pub(crate) control_plane: PathBuf,
+}
+
+/// A service as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PlannedService {
+    /// Its name, which others call it by.
+    pub(crate) name: String,
+    /// Its SPIFFE ID.
+    pub(crate) spiffe_id: String,
+    /// Port to protocol, as in the mesh file.
+    pub(crate) ports: BTreeMap<u16, String>,
+    /// The addresses that stand for all replicas; IPv4 first.
+    pub(crate) virtual_addresses: Vec<IpAddr>,
+    /// Its replicas' addresses, with each port.
+    pub(crate) endpoints: Vec<SocketAddr>,
+}
+
+/// One running instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Replica {
+    /// `service-n`.
+    pub(crate) name: String,
+    /// The service's name.
+    pub(crate) service: String,
+    /// From 1.
+    pub(crate) number: u16,
+    /// The service's SPIFFE ID.
+    pub(crate) spiffe_id: String,
+    /// Its own addresses; IPv4 first.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    /// What is added to the caller's environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Working directory, absolute.
+    pub(crate) directory: PathBuf,
+    /// Who the program runs as.
+    pub(crate) privileges: Privileges,
+    /// The port that must accept before the replica counts as ready.
+    pub(crate) healthy: Option<u16>,
+}
+
+/// What a plan needs to know of the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The folder of all mesh folders.
+    pub(crate) base: PathBuf,
+    /// Whether the kernel has IPv6.
+    pub(crate) ipv6: bool,
+    /// Programs that the supervisor starts.
+    pub(crate) tools: Tools,
+}
+
+/// Why a valid mesh file cannot be run on this machine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    /// It is a control plane's file.
+    #[error(
+        "service {0} has `endpoints`: it runs elsewhere, and `up` runs services here; give it `run: [PROGRAM, …]` instead"
+    )]
+    RunsElsewhere(String),
+    /// More than a bridge can join.
+    #[error("the mesh has {0} replicas; on one machine {max} can be joined: lower `replicas`", max = addresses::MAX_REPLICAS)]
+    TooMany(usize),
+    /// `user` names nobody.
+    #[error("service {service}: {reason}")]
+    User {
+        /// The service.
+        service: String,
+        /// What is wrong with its `user`, and what to do.
+        reason: String,
+    },
+    /// A socket's path exceeds what the kernel takes (unix(7)).
+    #[error(
+        "the path {path} has {length} bytes, and a Unix socket's may have {MAX_SOCKET_PATH}: give the mesh a shorter `name`, or set XDG_RUNTIME_DIR to a shorter folder"
+    )]
+    LongPath {
+        /// The socket.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+}
+
+/// Without the zero byte at its end.
+const MAX_SOCKET_PATH: usize = 107;
+
+impl Plan {
+    /// Plans `mesh` for `machine`, with the users that `users` finds.
+    pub(crate) fn new(mesh: &MeshFile, machine: Machine, users: &Users) -> Result<Self, PlanError> {
+        let folder = machine.base.join(&mesh.name);
+        let total = mesh
+            .services
+            .values()
+            .map(|service| usize::from(service.replicas))
+            .sum();
+        if total > addresses::MAX_REPLICAS {
+            return Err(PlanError::TooMany(total));
+        }
+        let (mut services, mut replicas) = (Vec::new(), Vec::new());
+        for (index, service) in (0u16..).zip(mesh.services.values()) {
+            let first = replicas.len();
+            for number in 1..=service.replicas {
+                let index = u16::try_from(replicas.len()).unwrap_or(u16::MAX);
+                let addresses = addresses::replica(index, machine.ipv6);
+                replicas.push(replica(service, number, addresses, users)?);
+            }
+            let own = replicas.get(first..).unwrap_or_default();
+            services.push(planned(service, addresses::virtual_service(index, machine.ipv6), own));
+        }
+        let plan = Self {
+            name: mesh.name.clone(),
+            trust_domain: mesh.trust_domain.as_str().to_owned(),
+            folder,
+            base: machine.base,
+            root: users.root(),
+            ipv6: machine.ipv6,
+            certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
+            policies: mesh.policies.clone(),
+            tools: machine.tools,
+            services,
+            replicas,
+        };
+        plan.check_socket_paths()?;
+        Ok(plan)
+    }
+
+    /// The control plane's SPIFFE ID.
+    pub(crate) fn control_plane_id(&self) -> String {
+        format!("spiffe://{}/watchword/control-plane", self.trust_domain)
+    }
+
+    /// Where the control plane answers people.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
+    /// Where the control plane answers sidecars.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    fn check_socket_paths(&self) -> Result<(), PlanError> {
+        let sidecars = self.replicas.iter().map(|replica| replica.sidecar_socket(&self.folder));
+        match sidecars.max_by_key(|path| path.as_os_str().len()) {
+            Some(path) if path.as_os_str().len() > MAX_SOCKET_PATH => Err(PlanError::LongPath {
+                length: path.as_os_str().len(),
+                path,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Replica {
+    /// The sidecar's folder.
+    pub(crate) fn run_dir(&self, folder: &Path) -> PathBuf {
+        folder.join(&self.name)
+    }
+
+    /// Where the sidecar answers people.
+    pub(crate) fn sidecar_socket(&self, folder: &Path) -> PathBuf {
+        self.run_dir(folder).join("proxy-admin.sock")
+    }
+}
+
+fn replica(service: &Service, number: u16, addresses: Vec<IpAddr>, users: &Users) -> Result<Replica, PlanError> {
+    let Some(command) = service.run.clone() else {
+        return Err(PlanError::RunsElsewhere(service.name.clone()));
+    };
+    let privileges = users
+        .privileges(service.user.as_deref())
+        .map_err(|reason| PlanError::User {
+            service: service.name.clone(),
+            reason,
+        })?;
+    Ok(Replica {
+        name: format!("{}-{number}", service.name),
+        service: service.name.clone(),
+        number,
+        spiffe_id: service.id.to_string(),
+        addresses,
+        command,
+        environment: service.env.clone(),
+        directory: service.directory.clone(),
+        privileges,
+        healthy: service.healthy,
+    })
+}
+
+fn planned(service: &Service, virtual_addresses: Vec<IpAddr>, replicas: &[Replica]) -> PlannedService {
+    let addresses = replicas.iter().flat_map(|replica| &replica.addresses);
+    let endpoints = addresses
+        .flat_map(|address| service.ports.keys().map(|port| SocketAddr::new(*address, *port)))
+        .collect();
+    PlannedService {
+        name: service.name.clone(),
+        spiffe_id: service.id.to_string(),
+        ports: service
+            .ports
+            .iter()
+            .map(|(port, kind)| (*port, kind.as_str().to_owned()))
+            .collect(),
+        virtual_addresses,
+        endpoints,
+    }
+}

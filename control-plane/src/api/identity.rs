@@ -1,0 +1,52 @@
+//! The Identity service: thin, all decisions are made in `crate::enrolment`.
+
+use std::sync::Arc;
+
+use tonic::{Code, Request, Response, Status};
+use watchword_identity::Svid;
+use watchword_proto::bundle_to_proto;
+use watchword_proto::control::attest_request::Evidence;
+use watchword_proto::control::{AttestRequest, Identity, IssueResponse, RenewRequest};
+
+use super::status::{authenticated, refusal_status, status};
+use crate::enrolment::{Enrolment, Refusal};
+
+/// Issues X.509-SVIDs over gRPC.
+#[derive(Debug, Clone)]
+pub struct IdentityApi {
+    enrolment: Arc<Enrolment>,
+}
+
+impl IdentityApi {
+    /// For callers who are to be enrolled here.
+    pub fn new(enrolment: Arc<Enrolment>) -> Self {
+        Self { enrolment }
+    }
+
+    fn respond(&self, result: Result<Svid, Refusal>) -> Result<Response<IssueResponse>, Status> {
+        let svid = result.map_err(|refusal| refusal_status(&refusal))?;
+        Ok(Response::new(IssueResponse {
+            chain: svid.chain().iter().map(|certificate| certificate.to_vec()).collect(),
+            bundle: Some(bundle_to_proto(&self.enrolment.bundle())),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityApi {
+    async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<IssueResponse>, Status> {
+        let request = request.into_inner();
+        match request.evidence {
+            Some(Evidence::JoinToken(token)) => self.respond(self.enrolment.attest(&request.csr, &token).await),
+            None => {
+                let message = "the request has no evidence that this control plane understands: send a join token";
+                Err(status(Code::InvalidArgument, "no-evidence", message))
+            }
+        }
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueResponse>, Status> {
+        let current = authenticated(&request, self.enrolment.clock.as_ref())?;
+        self.respond(self.enrolment.renew(&request.into_inner().csr, &current).await)
+    }
+}

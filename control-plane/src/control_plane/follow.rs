@@ -1,0 +1,52 @@
+//! Taking over what changes in the mesh file while the control plane runs.
+//!
+//! Invariant: a file with a mistake changes nothing.
+
+use std::sync::Arc;
+
+use super::registry;
+use crate::enrolment::Enrolment;
+use crate::mesh_file::MeshFile;
+use crate::mesh_watch::{LoadedMesh, MeshWatch};
+use crate::snapshots::{Snapshots, directory};
+
+/// Mistakes of one file that go to the log.
+const MISTAKES_SHOWN: usize = 20;
+
+/// Takes over changes for ever. `first` is what the control plane began with.
+pub(super) async fn follow(mut watch: MeshWatch, first: MeshFile, enrolment: Arc<Enrolment>, snapshots: Snapshots) {
+    loop {
+        match watch.changed().await {
+            Ok(loaded) => apply(&enrolment, &snapshots, &first, loaded),
+            Err(mistakes) => {
+                for mistake in mistakes.iter().take(MISTAKES_SHOWN) {
+                    tracing::error!(%mistake, "the mesh file or its policies have a mistake; what was good before stays in force");
+                }
+            }
+        }
+    }
+}
+
+fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded: LoadedMesh) {
+    let LoadedMesh { mesh, policies } = loaded;
+    if mesh.trust_domain != first.trust_domain {
+        tracing::error!(
+            "the mesh file has another trustDomain: nothing of it is taken over; restart the control plane"
+        );
+        return;
+    }
+    let same = mesh.certificate_ttl == first.certificate_ttl
+        && mesh.listen == first.listen
+        && mesh.health_listen == first.health_listen
+        && mesh.state_dir == first.state_dir
+        && mesh.run_dir == first.run_dir;
+    if !same {
+        tracing::warn!("certificates, folders and addresses of the mesh file are taken over by a restart only");
+    }
+    for warning in &policies.warnings {
+        tracing::warn!(%warning, "a policy looks wrong");
+    }
+    enrolment.registry.store(Arc::new(registry(&mesh)));
+    snapshots.publish_mesh(policies.policies, &directory(&mesh));
+    tracing::info!("took over the changed mesh file and policies");
+}

@@ -1,0 +1,207 @@
+//! What an authority answered, checked against what it was asked for. A role
+//! that somebody widened by hand must not widen the mesh.
+//!
+//! Invariant: pure; the time and the bundle are given.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+use watchword_identity::{Bundle, SpiffeId, Svid, Usage};
+use watchword_mtls::{VerifyError, verify_chain};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// The shortest serial that can hold 64 random bits (CA/Browser Forum
+/// Baseline Requirements, section 7.1): lineages go by serials.
+const MIN_SERIAL_BYTES: usize = 8;
+
+/// Bits 0, 2 and 4: digitalSignature, keyEncipherment and keyAgreement
+/// (RFC 5280, section 4.2.1.3).
+const LEAF_KEY_USAGES: u16 = 0b1_0101;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Expectation<'a> {
+    /// The decided ID.
+    pub id: &'a SpiffeId,
+    /// SubjectPublicKeyInfo of the request, DER.
+    pub public_key: &'a [u8],
+    /// No later than that.
+    pub ends_by: SystemTime,
+    /// The wall time.
+    pub now: SystemTime,
+}
+
+/// Why a certificate is withheld. Closed: each has a label.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Distrust {
+    /// Peers would refuse it.
+    #[error("peers would refuse it: {0}")]
+    Verify(#[from] VerifyError),
+    /// A certificate of the chain can't be read.
+    #[error("a certificate of the chain is malformed: {0}")]
+    Malformed(String),
+    /// For somebody else.
+    #[error("it is for {found}, not for {expected}")]
+    OtherId {
+        /// As decided.
+        expected: String,
+        /// As signed.
+        found: String,
+    },
+    /// For another key.
+    #[error("its key is not the request's")]
+    OtherKey,
+    /// DNS, IP, e-mail, or anything else that is not the one URI.
+    #[error("it holds a name beside the SPIFFE ID: {0}")]
+    OtherName(String),
+    /// A common name, which some read as a host name.
+    #[error("its subject is not empty: {0}")]
+    Subject(String),
+    /// basicConstraints with CA:false must be there.
+    #[error("it does not say CA:false")]
+    NoBasicConstraints,
+    /// More than SPIFFE X.509-SVID, section 4.3, grants a leaf.
+    #[error("its keyUsage allows more than digitalSignature, keyEncipherment and keyAgreement")]
+    KeyUsage,
+    /// Not just serverAuth and clientAuth.
+    #[error("its extendedKeyUsage is not exactly serverAuth and clientAuth")]
+    ExtendedKeyUsage,
+    /// Valid for longer than asked.
+    #[error("it is valid for longer than asked")]
+    TooLong,
+    /// Valid for longer than what signed it.
+    #[error("it outlives its issuer")]
+    OutlivesIssuer,
+    /// Negative, or short enough to be guessed or used twice.
+    #[error("its serial is not a positive number of at least {MIN_SERIAL_BYTES} bytes")]
+    Serial,
+}
+
+impl Distrust {
+    /// A label for logs and metrics: kebab-case, from a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Verify(error) => error.label(),
+            Self::Malformed(_) => "signed-malformed",
+            Self::OtherId { .. } => "signed-other-id",
+            Self::OtherKey => "signed-other-key",
+            Self::OtherName(_) => "signed-other-name",
+            Self::Subject(_) => "signed-subject",
+            Self::NoBasicConstraints => "signed-no-basic-constraints",
+            Self::KeyUsage => "signed-key-usage",
+            Self::ExtendedKeyUsage => "signed-extended-key-usage",
+            Self::TooLong => "signed-too-long",
+            Self::OutlivesIssuer => "signed-outlives-issuer",
+            Self::Serial => "signed-serial",
+        }
+    }
+}
+
+/// Checks a signed chain (DER, leaf first) against what was asked for.
+///
+/// # Errors
+/// See [`Distrust`].
+pub fn distrust(
+    chain: Vec<CertificateDer<'static>>,
+    expected: &Expectation<'_>,
+    bundle: &Bundle,
+) -> Result<Svid, Distrust> {
+    let svid = verify_chain(chain, bundle, Usage::Server, expected.now)?;
+    svid.check_usage(Usage::Client).map_err(VerifyError::from)?;
+    if svid.id() != expected.id {
+        return Err(Distrust::OtherId {
+            expected: expected.id.to_string(),
+            found: svid.id().to_string(),
+        });
+    }
+    if svid.public_key() != expected.public_key {
+        return Err(Distrust::OtherKey);
+    }
+    if svid.not_after() > expected.ends_by {
+        return Err(Distrust::TooLong);
+    }
+    let mut certificates = svid.chain().iter().map(|der| parse(der));
+    if let Some(leaf) = certificates.next() {
+        check_leaf(&leaf?)?;
+    }
+    check_issuers(&svid, certificates, bundle)?;
+    Ok(svid)
+}
+
+fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), Distrust> {
+    let malformed = |error: x509_parser::error::X509Error| Distrust::Malformed(error.to_string());
+    if leaf.subject().iter().next().is_some() {
+        return Err(Distrust::Subject(leaf.subject().to_string()));
+    }
+    let names = leaf.subject_alternative_name().map_err(malformed)?;
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        if !matches!(name, GeneralName::URI(_)) {
+            return Err(Distrust::OtherName(format!("{name:?}")));
+        }
+    }
+    if leaf.basic_constraints().map_err(malformed)?.is_none() {
+        return Err(Distrust::NoBasicConstraints);
+    }
+    if leaf
+        .key_usage()
+        .map_err(malformed)?
+        .is_none_or(|usage| usage.value.flags & !LEAF_KEY_USAGES != 0)
+    {
+        return Err(Distrust::KeyUsage);
+    }
+    let extended = leaf
+        .extended_key_usage()
+        .map_err(malformed)?
+        .ok_or(Distrust::ExtendedKeyUsage)?
+        .value;
+    let others = extended.any
+        || extended.code_signing
+        || extended.email_protection
+        || extended.time_stamping
+        || extended.ocsp_signing
+        || !extended.other.is_empty();
+    if !extended.server_auth || !extended.client_auth || others {
+        return Err(Distrust::ExtendedKeyUsage);
+    }
+    let serial = leaf.raw_serial();
+    if serial.len() < MIN_SERIAL_BYTES || serial.first().is_none_or(|first| first & 0x80 != 0) {
+        return Err(Distrust::Serial);
+    }
+    Ok(())
+}
+
+fn check_issuers<'a>(
+    svid: &Svid,
+    issuers: impl Iterator<Item = Result<X509Certificate<'a>, Distrust>>,
+    bundle: &Bundle,
+) -> Result<(), Distrust> {
+    let ends = i64::try_from(seconds(svid.not_after())).unwrap_or(i64::MAX);
+    for issuer in issuers {
+        if ends > issuer?.validity().not_after.timestamp() {
+            return Err(Distrust::OutlivesIssuer);
+        }
+    }
+    if bundle
+        .not_after(svid.id().trust_domain())
+        .is_none_or(|last| svid.not_after() > last)
+    {
+        return Err(Distrust::OutlivesIssuer);
+    }
+    Ok(())
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Distrust> {
+    X509Certificate::from_der(der)
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| Distrust::Malformed(error.to_string()))
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests;

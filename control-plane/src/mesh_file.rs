@@ -1,0 +1,170 @@
+//! The mesh file: what a person writes about a mesh, for `watchword up` and,
+//! with endpoints instead of programs, for the control plane.
+//!
+//! Invariants: a [`MeshFile`] is valid as a whole, its paths are absolute as
+//! far as the folder they are relative to is, and every key of the file was
+//! either understood or reported with its place; what this version does not
+//! support is an error, never ignored. It does not know how a mesh is run, and
+//! reads no file but the mesh file and its policies.
+
+mod agreement;
+mod policy_files;
+mod read;
+mod service;
+mod text_file;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use spiffe::{SpiffeId, TrustDomain};
+use watchword_policy::diagnostic::Position;
+use watchword_policy::{Diagnostic, MeshContext};
+
+pub use policy_files::{LoadedPolicies, load_policy_files};
+
+/// A whole mesh file, valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshFile {
+    /// Names the mesh and its folder: `[a-z0-9][a-z0-9-]*`, at most 32
+    /// characters. By default made from the file's name.
+    pub name: String,
+    /// Where all SPIFFE IDs of the mesh lie.
+    pub trust_domain: TrustDomain,
+    /// How long an SVID is valid: 2 s to 24 h, by default 1 h.
+    pub certificate_ttl: Duration,
+    /// Policy files, and folders of them.
+    pub policies: Vec<PathBuf>,
+    /// By name.
+    pub services: BTreeMap<String, Service>,
+    /// Where the control plane keeps keys and tokens.
+    pub state_dir: Option<PathBuf>,
+    /// The folder for `control.sock` and `admin.sock`.
+    pub run_dir: Option<PathBuf>,
+    /// Where the control plane serves gRPC by TCP.
+    pub listen: Option<SocketAddr>,
+    /// Where the control plane serves health and metrics.
+    pub health_listen: Option<SocketAddr>,
+    /// An address in one of these that nobody has is denied, and never taken
+    /// for something outside of the mesh.
+    pub mesh_ranges: Vec<IpNet>,
+    /// IDs that may get a join token, beyond those of the services.
+    pub registry: Vec<RegistryEntry>,
+}
+
+/// One service. It has either `run` (this machine starts it) or endpoints
+/// (it runs elsewhere; there may be none yet).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// A DNS label; the others call it by this name.
+    pub name: String,
+    /// By default `spiffe://<trust domain>/<name>`.
+    pub id: SpiffeId,
+    /// The program and its arguments; not empty.
+    pub run: Option<Vec<String>>,
+    /// What is added to the program's environment.
+    pub env: BTreeMap<String, String>,
+    /// The program's working directory; by default the mesh file's folder.
+    pub directory: PathBuf,
+    /// The ports that can be called.
+    pub ports: BTreeMap<u16, Protocol>,
+    /// How often it runs: 1 to 64.
+    pub replicas: u16,
+    /// The user that the program runs as.
+    pub user: Option<String>,
+    /// It is healthy once this port accepts connections.
+    pub healthy: Option<u16>,
+    /// Where it runs, address by address and port by port. No two services
+    /// share one.
+    pub endpoints: Vec<SocketAddr>,
+    /// Addresses that stand for all endpoints. No two services share one.
+    pub virtual_addresses: Vec<IpAddr>,
+}
+
+/// What is spoken on a port. Declared, never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Any bytes.
+    Tcp,
+    /// HTTP/1.1 or HTTP/2.
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+impl Protocol {
+    /// As it is written in a mesh file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// An ID that may get a join token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryEntry {
+    /// In the mesh's trust domain, and not reserved.
+    pub id: SpiffeId,
+}
+
+impl MeshFile {
+    /// Reads and checks a mesh file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it, with its place; a file that can't be
+    /// read, policies or working directories that are not there.
+    pub fn load(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        let file = path.display().to_string();
+        let text = text_file::read(path).map_err(|error| vec![error])?;
+        let absolute = std::path::absolute(path).map_err(|error| {
+            let message = format!("its folder can't be found: {error}");
+            vec![Diagnostic::error(&file, Position::START, message)]
+        })?;
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        let (mesh, paths) = read::read(&file, &text, base)?;
+        let missing: Vec<Diagnostic> = paths.iter().filter_map(|path| path.missing(&file)).collect();
+        if missing.is_empty() { Ok(mesh) } else { Err(missing) }
+    }
+
+    /// Checks the text of a mesh file without touching the file system. `file`
+    /// names it in diagnostics, and the mesh unless `name` does; `base` is the
+    /// folder that paths are relative to.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it, with its place.
+    pub fn parse(file: &str, text: &str, base: &Path) -> Result<Self, Vec<Diagnostic>> {
+        read::read(file, text, base).map(|(mesh, _)| mesh)
+    }
+
+    /// Reads the policies, and checks them together and against this mesh.
+    ///
+    /// # Errors
+    /// Everything that is wrong in them, with file and place.
+    pub fn load_policies(&self) -> Result<LoadedPolicies, Vec<Diagnostic>> {
+        load_policy_files(&self.policies, Some(&self.policy_context()))
+    }
+
+    /// What policies are checked against.
+    #[must_use]
+    pub fn policy_context(&self) -> MeshContext {
+        let mut services: BTreeMap<SpiffeId, BTreeSet<u16>> = BTreeMap::new();
+        for service in self.services.values() {
+            let ports = services.entry(service.id.clone()).or_default();
+            ports.extend(service.ports.keys());
+        }
+        MeshContext {
+            trust_domains: BTreeSet::from([self.trust_domain.clone()]),
+            services,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,533 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, proptest};
+use proptest::sample::select;
+use spiffe::SpiffeId;
+
+use super::{MeshFile, Protocol};
+
+const FULL: &str = "\
+name: shop
+trustDomain: example.org
+mode: strict
+certificates: {ttl: 1h30m}
+authority: embedded
+trustBundles: {}
+policies: [policies, /etc/more.yaml]
+egressMode: deny
+egress: []
+services:
+  web:
+    run: [python3, -m, http.server, 8080, 1.10]
+    ports: {8080: http}
+  orders:
+    id: spiffe://example.org/team/orders
+    run: [./orders]
+    env: {PORT: 8080, DEBUG: true, NAME: x=y, EMPTY: ''}
+    directory: services/orders
+    ports: {8080: http, 5432: tcp, \"9090\": grpc}
+    replicas: 2
+    user: nobody
+    publish: {}
+    healthy: {port: 8080}
+    peer: watchword
+";
+
+fn parse(text: &str) -> Result<MeshFile, Vec<String>> {
+    let result = MeshFile::parse("/m/mesh.yaml", text, Path::new("/m"));
+    result.map_err(|found| found.iter().map(ToString::to_string).collect())
+}
+
+fn errors(text: &str) -> Vec<String> {
+    parse(text).expect_err("an error")
+}
+
+/// The only error of a file whose services (or last keys) are `tail`.
+#[track_caller]
+fn error(tail: &str) -> String {
+    let found = errors(&format!("trustDomain: td\n{tail}"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found[0].strip_prefix("/m/mesh.yaml:").expect("the file").to_owned()
+}
+
+/// The only error of a service with `run` and these other lines.
+#[track_caller]
+fn service_error(lines: &str) -> String {
+    error(&format!("services:\n  a:\n    run: [x]\n    {lines}\n"))
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::new(text).unwrap()
+}
+
+#[test]
+fn a_full_mesh_file_is_read_whole() {
+    let mesh = parse(FULL).unwrap();
+    assert_eq!(mesh.name, "shop");
+    assert_eq!(mesh.trust_domain.as_str(), "example.org");
+    assert_eq!(mesh.certificate_ttl, Duration::from_secs(5400));
+    assert_eq!(mesh.policies, [Path::new("/m/policies"), Path::new("/etc/more.yaml")]);
+    let web = &mesh.services["web"];
+    assert_eq!((web.name.as_str(), &web.id), ("web", &id("spiffe://example.org/web")));
+    let words = ["python3", "-m", "http.server", "8080", "1.10"].map(str::to_owned);
+    assert_eq!(web.run.as_deref(), Some(words.as_slice()));
+    assert_eq!((web.directory.as_path(), web.replicas), (Path::new("/m"), 1));
+    let orders = &mesh.services["orders"];
+    assert_eq!(orders.id, id("spiffe://example.org/team/orders"));
+    let env = [("PORT", "8080"), ("DEBUG", "true"), ("NAME", "x=y"), ("EMPTY", "")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(orders.env, BTreeMap::from(env));
+    assert_eq!(orders.directory, Path::new("/m/services/orders"));
+    let ports = [(8080, Protocol::Http), (5432, Protocol::Tcp), (9090, Protocol::Grpc)];
+    assert_eq!(orders.ports, BTreeMap::from(ports));
+    assert_eq!((orders.replicas, orders.healthy), (2, Some(8080)));
+    assert_eq!(orders.user.as_deref(), Some("nobody"));
+}
+
+#[test]
+fn a_daemons_file_is_read_whole() {
+    let text = r#"{
+      "trustDomain": "td", "stateDir": "state", "runDir": "/run/x", "listen": "0.0.0.0:15012",
+      "healthListen": "[::1]:15014", "meshRanges": ["10.0.0.0/16", "fd00::/64"],
+      "registry": [{"id": "spiffe://td/batch"}],
+      "services": {
+        "a": {"endpoints": ["10.0.0.2:80", "[fd00::2]:80"], "virtualAddresses": ["240.0.0.1"], "ports": {"80": "tcp"}},
+        "client": {"endpoints": [], "ports": {}}
+      }
+    }"#;
+    let mesh = parse(text).unwrap();
+    assert_eq!(
+        (mesh.name.as_str(), mesh.certificate_ttl),
+        ("mesh", Duration::from_secs(3600))
+    );
+    assert_eq!(mesh.state_dir, Some(PathBuf::from("/m/state")));
+    assert_eq!(mesh.run_dir, Some(PathBuf::from("/run/x")));
+    assert_eq!(mesh.listen.unwrap().to_string(), "0.0.0.0:15012");
+    assert_eq!(mesh.health_listen.unwrap().to_string(), "[::1]:15014");
+    assert_eq!(mesh.mesh_ranges.len(), 2);
+    assert_eq!(mesh.registry[0].id, id("spiffe://td/batch"));
+    let service = &mesh.services["a"];
+    assert_eq!(service.endpoints.len(), 2);
+    assert_eq!(service.virtual_addresses.len(), 1);
+    assert_eq!((service.run.as_ref(), service.replicas), (None, 1));
+}
+
+#[test]
+fn all_errors_of_a_file_are_told_in_its_order() {
+    let text = "\
+trust_domain: td
+certificates: {ttl: 1d}
+polices: [p]
+services:
+  Web:
+    run: []
+    ports: {80: htp, 0: tcp}
+  b:
+    prots: {1: tcp}
+    run: [x]
+    replicas: 65
+";
+    assert_eq!(
+        errors(text),
+        [
+            "/m/mesh.yaml:1:1: error: unknown key `trust_domain` in a mesh file: did you mean `trustDomain`?",
+            "/m/mesh.yaml:1:1: error: `trustDomain` is missing in a mesh file: where the SPIFFE IDs lie, such as \
+             example.org",
+            "/m/mesh.yaml:2:21: error: expected a duration from 2s to 24h, such as 1h, 30m or 1h30m, found \"1d\"",
+            "/m/mesh.yaml:3:1: error: unknown key `polices` in a mesh file: did you mean `policies`?",
+            "/m/mesh.yaml:5:3: error: expected the name of a service: at most 63 of a-z, 0-9 and -, neither beginning \
+             nor ending with -, found \"Web\"",
+            "/m/mesh.yaml:6:10: error: expected a program and its arguments, such as [./orders, --port, 8080], found a \
+             list",
+            "/m/mesh.yaml:7:17: error: expected a protocol: `tcp`, `http` or `grpc`, found \"htp\"",
+            "/m/mesh.yaml:7:22: error: expected a port from 1 to 65535, found the number 0",
+            "/m/mesh.yaml:9:5: error: unknown key `prots` in a service: did you mean `ports`?",
+            "/m/mesh.yaml:11:15: error: expected a number from 1 to 64, found the number 65",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_supported_yet_is_an_error_where_it_stands() {
+    let services = "services: {}\n";
+    let cases = [
+        (
+            "authority: {vault: {addresses: []}}",
+            "2:13: error: `vault` is not supported by this version yet: use",
+        ),
+        (
+            "mode: permissive",
+            "2:7: error: `mode: permissive` is not supported by this version yet: every service",
+        ),
+        (
+            "trustBundles: {p.example: p.pem}",
+            "2:1: error: `trustBundles` is not supported by this version yet",
+        ),
+        (
+            "egressMode: allow",
+            "2:13: error: `egressMode: allow` is not supported by this version yet",
+        ),
+        (
+            "egressMode: audit",
+            "2:13: error: `egressMode: audit` is not supported by this version yet",
+        ),
+        (
+            "egress: [{name: x}]",
+            "2:1: error: `egress` is not supported by this version yet",
+        ),
+        (
+            "mode: lax",
+            "2:7: error: expected `strict` or `permissive`, found \"lax\"",
+        ),
+        ("authority: vault", "2:12: error: expected `embedded`, found \"vault\""),
+        (
+            "authority: {volt: {}}",
+            "2:13: error: unknown key `volt` in `authority`: did you mean `vault`?",
+        ),
+    ];
+    for (line, expected) in cases {
+        let found = error(&format!("{line}\n{services}"));
+        assert!(found.starts_with(expected), "{found}");
+    }
+    let found = service_error("publish: {8080: 127.0.0.1:18080}");
+    assert!(
+        found.starts_with("5:5: error: `publish` is not supported by this version yet"),
+        "{found}"
+    );
+    let found = service_error("peer: mtls");
+    assert!(
+        found.starts_with("5:11: error: `peer: mtls` is not supported by this version yet"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_service_has_either_run_or_endpoints() {
+    let found = error("services: {a: {ports: {80: tcp}}}");
+    assert!(found.starts_with("2:15: error: expected `run:"), "{found}");
+    let found = service_error("endpoints: []");
+    assert!(
+        found.starts_with("5:5: error: a service has either `run` or `endpoints`"),
+        "{found}"
+    );
+    let found = service_error("virtualAddresses: [240.0.0.1]");
+    assert!(found.contains("`virtualAddresses` goes with `endpoints`"), "{found}");
+    for key in [
+        "env: {}",
+        "directory: x",
+        "replicas: 1",
+        "user: x",
+        "healthy: {port: 1}",
+    ] {
+        let found = error(&format!("services: {{a: {{endpoints: [], {key}}}}}"));
+        assert!(found.contains("goes with `run`"), "{found}");
+    }
+}
+
+#[test]
+fn ids_lie_in_the_trust_domain_and_are_not_reserved() {
+    let cases = [
+        (
+            "spiffe://other/a",
+            "lies outside of the trust domain: expected spiffe://td/…",
+        ),
+        ("spiffe://td/watchword", "is reserved"),
+        ("spiffe://td/watchword/control-plane", "is reserved"),
+        ("spiffe://td/a/*", "is not a SPIFFE ID"),
+        ("spiffe://td", "the path is missing"),
+        ("a", "is not a SPIFFE ID"),
+    ];
+    for (id, expected) in cases {
+        let found = service_error(&format!("id: {id}"));
+        assert!(found.starts_with("5:9: error: ") && found.contains(expected), "{found}");
+        let found = error(&format!("services: {{}}\nregistry: [{{id: {id}}}]"));
+        assert!(
+            found.starts_with("3:17: error: ") && found.contains(expected),
+            "{found}"
+        );
+    }
+    let found = error("services: {watchword: {run: [x]}}");
+    assert!(
+        found.contains("2:12: error: the ID of this service would be"),
+        "{found}"
+    );
+    assert!(parse("trustDomain: td\nservices: {watchwords: {run: [x]}}").is_ok());
+}
+
+#[test]
+fn names_of_services_are_told_apart() {
+    let named = |names: &str| format!("services:\n{names}");
+    let found = error(&named("  a: {run: [x], replicas: 2}\n  a-2: {run: [x]}\n"));
+    assert!(
+        found.starts_with("4:3: error: `a-2` names replica 2 of service `a`"),
+        "{found}"
+    );
+    assert!(
+        parse(&format!(
+            "trustDomain: td\n{}",
+            named("  a: {run: [x]}\n  a-2: {run: [x]}\n")
+        ))
+        .is_ok()
+    );
+    let found = error(&named("  a: {run: [x]}\n  a: {run: [x]}\n"));
+    assert!(
+        found.starts_with("4:3: error: `a` is given twice, first on line 3"),
+        "{found}"
+    );
+    let found = error(&named("  localhost: {run: [x]}\n"));
+    assert!(found.contains("`localhost` always means the caller itself"), "{found}");
+    for name in ["A", "a_b", "-a", "a-", "a.b", "''", &"a".repeat(64)] {
+        let found = error(&named(&format!("  {name}: {{run: [x]}}\n")));
+        assert!(
+            found.starts_with("3:3: error: expected the name of a service"),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn addresses_belong_to_one_service() {
+    let two = |a: &str, b: &str| {
+        let service = |lines: &str| format!("{{ports: {{80: tcp, 81: tcp}}, {lines}}}");
+        format!("services:\n  a: {}\n  b: {}\n", service(a), service(b))
+    };
+    let found = error(&two(
+        "endpoints: ['10.0.0.1:80']",
+        "endpoints: ['[::ffff:10.0.0.1]:80']",
+    ));
+    assert!(
+        found.contains("error: 10.0.0.1:80 is an endpoint of service `a` already"),
+        "{found}"
+    );
+    let found = error(&two(
+        "endpoints: [], virtualAddresses: [240.0.0.1]",
+        "endpoints: [], virtualAddresses: [240.0.0.1]",
+    ));
+    assert!(
+        found.contains("240.0.0.1 is a virtual address of service `a` already"),
+        "{found}"
+    );
+    let found = error(&two(
+        "endpoints: [], virtualAddresses: [10.0.0.1]",
+        "endpoints: ['10.0.0.1:80']",
+    ));
+    assert!(
+        found.contains("10.0.0.1 is an endpoint of service `b`, so it can't be a virtual address"),
+        "{found}"
+    );
+    let text = two("endpoints: ['10.0.0.1:80']", "endpoints: ['10.0.0.1:81']");
+    assert!(parse(&format!("trustDomain: td\n{text}")).is_ok());
+}
+
+#[test]
+fn ports_and_addresses_are_checked() {
+    for port in [15001, 15006, 15020, 15099] {
+        let found = service_error(&format!("ports: {{{port}: tcp}}"));
+        assert!(
+            found.starts_with(&format!("5:13: error: port {port} is the sidecar's own")),
+            "{found}"
+        );
+    }
+    let found = service_error("ports: {80: tcp, \"80\": http}");
+    assert!(found.contains("given twice"), "{found}");
+    let found = service_error("healthy: {port: 15001}");
+    assert!(found.contains("the sidecar's own"), "{found}");
+    let endpoints = |address: &str| {
+        error(&format!(
+            "services: {{a: {{ports: {{80: tcp}}, endpoints: ['{address}']}}}}"
+        ))
+    };
+    assert!(endpoints("10.0.0.1:81").contains("does not declare port 81: add it to `ports`, as `81: tcp`"));
+    assert!(endpoints("0.0.0.0:80").contains("expected the address of one machine"));
+    assert!(endpoints("10.0.0.1").contains("expected IP:PORT"));
+    assert!(endpoints("host:80").contains("expected IP:PORT"));
+    let found = error("services: {}\nmeshRanges: [10.0.0.1/8]");
+    assert!(found.ends_with("did you mean 10.0.0.0/8?"), "{found}");
+    let found = error("services: {}\nlisten: 15012");
+    assert!(found.starts_with("3:9: error: expected IP:PORT"), "{found}");
+}
+
+#[test]
+fn the_file_is_one_document_with_a_name() {
+    assert!(errors("")[0].contains("the file is empty"));
+    assert!(errors("a: 1\n---\nb: 2\n")[0].starts_with("/m/mesh.yaml:3:1: error: expected one mesh file"));
+    assert!(errors("[]")[0].contains("expected a mesh file (a mapping), found a list"));
+    let text = "trustDomain: td\nservices: {}\n";
+    let unnamed = MeshFile::parse("/m/ü.yaml", text, Path::new("/m")).unwrap_err();
+    assert!(unnamed[0].message.contains("add `name:`"), "{}", unnamed[0]);
+    for name in ["Shop", "../x", "-x", "''", &"x".repeat(33), "a/b"] {
+        let found = error(&format!("name: {name}\nservices: {{}}\n"));
+        assert!(found.starts_with("2:7: error: expected the name of a mesh"), "{found}");
+    }
+    for domain in ["TD", "spiffe://td", "t d", "''"] {
+        let found = errors(&format!("trustDomain: {domain}\nservices: {{}}\n"));
+        assert!(found[0].contains("expected a trust domain in lower case"), "{found:?}");
+    }
+}
+
+#[test]
+fn programs_get_no_zero_bytes() {
+    for line in ["env: {A: \"x\\0\"}", "user: \"x\\0\"", "directory: \"x\\0\""] {
+        assert!(service_error(line).starts_with("5:"), "{line}");
+    }
+    let found = service_error("env: {A=B: x}");
+    assert!(found.contains("the name of a variable, without `=`"), "{found}");
+    assert!(error("services: {a: {run: [\"x\\0\"]}}").contains("zero byte"));
+}
+
+#[test]
+fn certificates_last_from_two_seconds_to_a_day() {
+    let with = |ttl: &str| format!("certificates: {{ttl: {ttl}}}\nservices: {{}}\n");
+    for (ttl, seconds) in [("2s", 2), ("24h", 86_400), ("1h1m1s", 3661)] {
+        let mesh = parse(&format!("trustDomain: td\n{}", with(ttl))).unwrap();
+        assert_eq!(mesh.certificate_ttl.as_secs(), seconds);
+    }
+    for ttl in ["1s", "0h", "86401s", "60", "1d", "''", "~"] {
+        let found = error(&with(ttl));
+        assert!(
+            found.starts_with("2:") && found.contains("expected a duration from 2s to 24h"),
+            "{found}"
+        );
+    }
+}
+
+/// A folder with a mesh file and a folder of policies.
+fn folder(policies: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "trustDomain: td\npolicies: [policies]\nservices:\n  a: {run: [x], ports: {80: tcp}}\n";
+    fs::write(folder.path().join("mesh.yaml"), text).unwrap();
+    fs::create_dir(folder.path().join("policies")).unwrap();
+    for (name, text) in policies {
+        fs::write(folder.path().join("policies").join(name), text).unwrap();
+    }
+    folder
+}
+
+fn load(folder: &tempfile::TempDir) -> MeshFile {
+    MeshFile::load(&folder.path().join("mesh.yaml")).unwrap()
+}
+
+const POLICY: &str = "name: NAME\nservice: spiffe://td/a\nallow: [{from: [spiffe://td/a], ports: [80]}]\n";
+
+#[test]
+fn policies_are_read_sorted_through_links_and_once() {
+    let folder = folder(&[("b.yaml", &POLICY.replace("NAME", "b")), ("notes.txt", "x: [")]);
+    let policies = folder.path().join("policies");
+    fs::write(folder.path().join("outside"), POLICY.replace("NAME", "a")).unwrap();
+    std::os::unix::fs::symlink("../outside", policies.join("a.yml")).unwrap();
+    std::os::unix::fs::symlink("b.yaml", policies.join("c.yaml")).unwrap();
+    fs::create_dir(policies.join("..data")).unwrap();
+    let loaded = load(&folder).load_policies().unwrap();
+    let names: Vec<&str> = loaded.policies.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn policies_are_checked_together_and_against_the_mesh() {
+    let wrong = POLICY.replace("NAME", "p").replace("[80]", "[81]");
+    let folder = folder(&[
+        ("a.yaml", &POLICY.replace("NAME", "p")),
+        ("b.yaml", &wrong),
+        ("c.yaml", "x"),
+    ]);
+    let found = load(&folder).load_policies().unwrap_err();
+    let of = |file: &str| {
+        let found = found.iter().filter(|one| one.file.ends_with(file));
+        found.map(|one| (one.line, one.column)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("b.yaml"), [(1, 7), (3, 41)], "{found:?}");
+    assert_eq!(of("c.yaml"), [(1, 1)], "one wrong file does not hide the others");
+}
+
+#[test]
+fn empty_and_nested_folders_of_policies_are_warned_of() {
+    let folder = folder(&[]);
+    fs::create_dir(folder.path().join("policies/inner")).unwrap();
+    let loaded = load(&folder).load_policies().unwrap();
+    let messages: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(messages[0].contains("is not read"), "{messages:?}");
+    assert!(messages[1].contains("no policy file"), "{messages:?}");
+}
+
+#[test]
+fn what_is_not_there_is_told_where_it_is_named() {
+    let folder = folder(&[]);
+    let file = folder.path().join("mesh.yaml");
+    let text = "trustDomain: td\npolicies: [gone]\nservices:\n  a: {run: [x], directory: mesh.yaml}\n";
+    fs::write(&file, text).unwrap();
+    let found = MeshFile::load(&file).unwrap_err();
+    let places: Vec<_> = found.iter().map(|one| (one.line, one.column)).collect();
+    assert_eq!(places, [(2, 12), (4, 28)], "{found:?}");
+    assert!(found[0].message.contains("gone"), "{}", found[0]);
+    assert!(found[1].message.contains("is not a folder"), "{}", found[1]);
+    let found = MeshFile::load(&folder.path().join("none.yaml")).unwrap_err();
+    assert!(
+        found[0]
+            .to_string()
+            .contains("none.yaml:1:1: error: the file can't be read"),
+        "{}",
+        found[0]
+    );
+    let found = MeshFile::load(folder.path()).unwrap_err();
+    assert!(found[0].message.contains("not a regular file"), "{}", found[0]);
+    fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(MeshFile::load(&file).unwrap_err()[0].message.contains("not UTF-8"));
+}
+
+fn any_yaml() -> impl Strategy<Value = String> {
+    let pieces = vec![
+        "trustDomain",
+        "services",
+        "a",
+        "run",
+        "ports",
+        "endpoints",
+        "registry",
+        "id",
+        "certificates",
+        "ttl",
+        ": ",
+        ":",
+        "- ",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ", ",
+        "'",
+        "\"",
+        "&a ",
+        "*a",
+        "<<",
+        "---\n",
+        "80",
+        "td",
+        "spiffe://td/x",
+        "10.0.0.1:80",
+        "1h",
+        "~",
+        "ü",
+    ];
+    vec(select(pieces), 0..60).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in any_yaml(), cut in 0..FULL.len()) {
+        let _ = parse(&text);
+        let _ = parse(&format!("{}{text}{}", &FULL[..cut], &FULL[cut..]));
+    }
+}

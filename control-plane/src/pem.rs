@@ -1,0 +1,39 @@
+//! Certificates as text (RFC 7468).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// A certificate in PEM, with a line break at the end.
+pub(crate) fn certificate(der: &[u8]) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let encoded = STANDARD.encode(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        // Base64 is ASCII, so any place is a boundary.
+        let (line, more) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = more;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for length in [1, 47, 48, 49, 200] {
+            let der: Vec<u8> = (0..length).collect();
+            let text = certificate(&der);
+            assert!(text.lines().all(|line| line.len() <= 64), "{text}");
+            assert_eq!(CertificateDer::from_pem_slice(text.as_bytes()).unwrap().as_ref(), der);
+        }
+    }
+}

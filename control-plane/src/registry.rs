@@ -1,0 +1,120 @@
+//! The registry: which SPIFFE IDs workloads may have.
+//!
+//! Invariants: IDs come from the mesh file alone. `/watchword` and what lies
+//! below it are our own parts' and never a workload's; nor is an ID of
+//! another trust domain.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+use watchword_identity::{SpiffeId, TrustDomain};
+
+/// The path below which our own parts have their IDs.
+const RESERVED: &str = "/watchword";
+
+/// Why an ID is given to nobody. Closed: each has a label.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unregistered {
+    /// Not in the mesh file.
+    #[error("{0} is not registered: name it in the mesh file, under `services` or `registry`")]
+    Unknown(String),
+    /// Another trust domain's.
+    #[error("{id} is not of the trust domain {domain}")]
+    OtherDomain {
+        /// What was asked for.
+        id: String,
+        /// Ours.
+        domain: String,
+    },
+    /// Ours alone.
+    #[error("{0} is reserved: IDs below /watchword belong to Watchword's own parts")]
+    Reserved(String),
+}
+
+impl Unregistered {
+    /// A label for logs and metrics: kebab-case, from a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "id-not-registered",
+            Self::OtherDomain { .. } => "id-of-other-trust-domain",
+            Self::Reserved(_) => "id-reserved",
+        }
+    }
+}
+
+/// The IDs that may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    domain: TrustDomain,
+    ids: BTreeSet<String>,
+}
+
+impl Registry {
+    /// Of one trust domain.
+    pub fn new<'a>(domain: &TrustDomain, ids: impl IntoIterator<Item = &'a SpiffeId>) -> Self {
+        Self {
+            domain: domain.clone(),
+            ids: ids.into_iter().map(SpiffeId::to_string).collect(),
+        }
+    }
+
+    /// Whether a workload may have this ID.
+    ///
+    /// # Errors
+    /// See [`Unregistered`].
+    pub fn admit(&self, id: &SpiffeId) -> Result<(), Unregistered> {
+        if id.trust_domain() != &self.domain {
+            return Err(Unregistered::OtherDomain {
+                id: id.to_string(),
+                domain: self.domain.to_string(),
+            });
+        }
+        // Asked first: a mesh file can't give these away.
+        if is_reserved(id) {
+            return Err(Unregistered::Reserved(id.to_string()));
+        }
+        if self.ids.contains(&id.to_string()) {
+            Ok(())
+        } else {
+            Err(Unregistered::Unknown(id.to_string()))
+        }
+    }
+}
+
+fn is_reserved(id: &SpiffeId) -> bool {
+    id.path()
+        .strip_prefix(RESERVED)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_registered_ids_of_our_domain_are_given_and_never_our_own() {
+        let id = |text: &str| SpiffeId::new(text).unwrap();
+        let listed = [
+            id("spiffe://example.org/web"),
+            id("spiffe://example.org/watchword/control-plane"),
+            id("spiffe://example.org/watchword"),
+            id("spiffe://example.org/watchwords"),
+            id("spiffe://other.org/web"),
+        ];
+        let registry = Registry::new(&TrustDomain::new("example.org").unwrap(), &listed);
+        let table = [
+            ("spiffe://example.org/web", None),
+            ("spiffe://example.org/watchwords", None),
+            ("spiffe://example.org/web/1", Some("id-not-registered")),
+            ("spiffe://example.org/orders", Some("id-not-registered")),
+            ("spiffe://other.org/web", Some("id-of-other-trust-domain")),
+            ("spiffe://example.org/watchword", Some("id-reserved")),
+            ("spiffe://example.org/watchword/control-plane", Some("id-reserved")),
+        ];
+        for (text, expected) in table {
+            let found = registry.admit(&id(text)).err().map(|error| error.label());
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The state as data. What may happen to tokens and lineages stands in
+//! `crate::attest`; this is their shape, and what time takes away.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::unix_seconds;
+use crate::issuer::KeyDigest;
+
+/// A used-up or late token is remembered so long, in seconds: its bearer is
+/// told why it is refused.
+const REMEMBER_TOKENS: u64 = 24 * 3600;
+
+/// Everything that is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct State {
+    /// Grows at each start.
+    pub epoch: u64,
+    /// By the hash of the token's secret, lower-case hexadecimal.
+    pub tokens: BTreeMap<String, Token>,
+    /// By number.
+    pub lineages: BTreeMap<LineageKey, Lineage>,
+    /// The number that the next lineage gets.
+    pub next_lineage: LineageKey,
+}
+
+/// Names a lineage.
+pub type LineageKey = u64;
+
+/// A join token. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Token {
+    /// The SPIFFE ID that its bearer may ask for.
+    pub id: String,
+    /// Not taken afterwards.
+    pub expires_at: u64,
+    /// Who used it.
+    pub used: Option<TokenUse>,
+}
+
+/// The first use of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TokenUse {
+    /// It is bound to this key.
+    pub key: KeyDigest,
+    /// What came of it; nothing while the certificate is not signed.
+    pub lineage: Option<LineageKey>,
+}
+
+/// One workload's chain of SVIDs, from one attestation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Lineage {
+    /// The SPIFFE ID of all of them.
+    pub id: String,
+    /// The one that was used last; nothing before the first use.
+    pub current: Option<IssuedSvid>,
+    /// Issued, and not seen in use yet.
+    pub pending: Option<IssuedSvid>,
+    /// Serials that were replaced, with the Unix second that they end at.
+    pub retired: BTreeMap<String, u64>,
+    /// An old serial was used: nothing more is issued.
+    pub frozen: bool,
+}
+
+/// An SVID that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct IssuedSvid {
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// Its key.
+    pub key: KeyDigest,
+    /// The chain, each certificate DER in base64, while it may be asked for
+    /// again; empty afterwards.
+    pub chain: Vec<String>,
+}
+
+impl State {
+    /// Forgets what time has made meaningless.
+    pub fn sweep(&mut self, now: SystemTime) {
+        let now = unix_seconds(now);
+        self.tokens
+            .retain(|_, token| now <= token.expires_at.saturating_add(REMEMBER_TOKENS));
+        for lineage in self.lineages.values_mut() {
+            lineage.retired.retain(|_, not_after| now <= *not_after);
+        }
+        self.lineages.retain(|_, lineage| !lineage.is_over(now));
+    }
+
+    /// The lineage that a serial belongs to, whatever its place in it.
+    pub fn lineage_of(&mut self, serial: &str) -> Option<(LineageKey, &mut Lineage)> {
+        self.lineages
+            .iter_mut()
+            .find(|(_, lineage)| lineage.knows(serial))
+            .map(|(key, lineage)| (*key, lineage))
+    }
+}
+
+impl Lineage {
+    /// The newest end of what was issued, Unix seconds.
+    pub fn not_after(&self) -> u64 {
+        self.current
+            .iter()
+            .chain(&self.pending)
+            .map(|svid| svid.not_after)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        self.not_after() < now && self.retired.is_empty()
+    }
+
+    fn knows(&self, serial: &str) -> bool {
+        self.current
+            .iter()
+            .chain(&self.pending)
+            .any(|svid| svid.serial == serial)
+            || self.retired.contains_key(serial)
+    }
+}

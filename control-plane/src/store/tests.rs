@@ -1,0 +1,165 @@
+//! The store: what is written stays, one writer at a time, nothing grows for ever.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+
+fn token(expires_at: u64) -> Token {
+    Token {
+        id: "spiffe://example.org/web".into(),
+        expires_at,
+        used: None,
+    }
+}
+
+fn lineage(not_after: u64) -> Lineage {
+    let key = serde_json::from_str("\"k\"").unwrap();
+    let current = IssuedSvid {
+        serial: "ab".into(),
+        not_after,
+        key,
+        chain: Vec::new(),
+    };
+    Lineage {
+        id: "spiffe://example.org/web".into(),
+        current: Some(current),
+        pending: None,
+        retired: [("old".to_owned(), not_after - 1)].into(),
+        frozen: false,
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let store = FileStore::open(&path).unwrap();
+    let records = Records::new(Arc::new(store));
+    let epoch = records
+        .update(|state| {
+            state.epoch += 1;
+            state.tokens.insert("hash".into(), token(7));
+            state.lineages.insert(3, lineage(9));
+            state.epoch
+        })
+        .await
+        .unwrap();
+    assert_eq!(epoch, 1);
+    let before = records.read().await.unwrap();
+    drop(records);
+    let again = FileStore::open(&path).unwrap();
+    assert_eq!(again.read().await.unwrap().state, before);
+}
+
+#[tokio::test]
+async fn a_second_control_plane_is_kept_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let _first = FileStore::open(&path).unwrap();
+    let message = FileStore::open(&path).unwrap_err().to_string();
+    assert!(message.contains("in use by another control plane"), "{message}");
+}
+
+#[tokio::test]
+async fn only_the_newest_version_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(&folder.path().join("state")).unwrap();
+    let one = State {
+        epoch: 1,
+        ..State::default()
+    };
+    store.compare_and_swap(0, one.clone()).await.unwrap();
+    let late = State {
+        epoch: 9,
+        ..State::default()
+    };
+    assert!(matches!(
+        store.compare_and_swap(0, late).await,
+        Err(StoreError::Conflict)
+    ));
+    assert_eq!(*store.read().await.unwrap().state, one);
+}
+
+#[derive(Debug)]
+struct Contested(FileStore, std::sync::atomic::AtomicUsize);
+
+#[tonic::async_trait]
+impl Store for Contested {
+    async fn read(&self) -> Result<Versioned, StoreError> {
+        self.0.read().await
+    }
+
+    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError> {
+        // Another writer comes first, three times.
+        if self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 {
+            let theirs = self.0.read().await?;
+            let mut next = State::clone(&theirs.state);
+            next.epoch += 100;
+            self.0.compare_and_swap(theirs.version, next).await?;
+        }
+        self.0.compare_and_swap(expected, state).await
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_loses_a_race_is_made_again_on_the_newer_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(&folder.path().join("state")).unwrap();
+    let records = Records::new(Arc::new(Contested(store, Default::default())));
+    let seen = records
+        .update(|state| {
+            state.epoch += 1;
+            state.epoch
+        })
+        .await
+        .unwrap();
+    assert_eq!(seen, 301);
+}
+
+#[tokio::test]
+async fn updates_at_the_same_time_all_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = Records::new(Arc::new(FileStore::open(&folder.path().join("state")).unwrap()));
+    let tasks: Vec<_> = (0..40)
+        .map(|_| {
+            let records = records.clone();
+            tokio::spawn(async move { records.update(|state| state.epoch += 1).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(records.read().await.unwrap().epoch, 40);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    drop(FileStore::open(&path).unwrap());
+    for damage in ["{", "{\"format\":2,\"version\":1,\"state\":{}}", ""] {
+        crate::state_folder::write_atomic(&path.join("state.json"), damage.as_bytes(), 0o600).unwrap();
+        let message = FileStore::open(&path).unwrap_err().to_string();
+        assert!(message.contains("state.json can't be read"), "{message}");
+        assert_eq!(fs::read_to_string(path.join("state.json")).unwrap(), damage);
+    }
+}
+
+#[test]
+fn what_is_over_is_forgotten_in_time() {
+    let mut state = State::default();
+    state.tokens.insert("a".into(), token(1000));
+    state.lineages.insert(1, lineage(1000));
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    state.sweep(at(999));
+    assert_eq!((state.tokens.len(), state.lineages.len()), (1, 1));
+    assert_eq!(state.lineages[&1].retired.len(), 1);
+    state.sweep(at(1000));
+    assert!(state.lineages[&1].retired.is_empty());
+    state.sweep(at(1001));
+    assert_eq!((state.tokens.len(), state.lineages.len()), (1, 0));
+    state.sweep(at(1001 + 24 * 3600));
+    assert!(state.tokens.is_empty());
+}

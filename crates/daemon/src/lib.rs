@@ -1,0 +1,19 @@
+//! What every daemon of the project needs, whoever it is: a clock, shutdown,
+//! readiness, logs, metrics and the pages that show them.
+//!
+//! Invariants: knows none of the project's other crates, and nothing of
+//! identities, policies or tunnels.
+
+mod clock;
+mod health;
+mod logs;
+mod metrics;
+mod readiness;
+mod shutdown;
+
+pub use clock::{Clock, ManualClock, SystemClock, sleep_until};
+pub use health::{Page, Pages, serve_pages};
+pub use logs::init_tracing;
+pub use metrics::{Metrics, MetricsError};
+pub use readiness::{Blocker, Readiness};
+pub use shutdown::Shutdown;

@@ -1,0 +1,128 @@
+//! The process's identity, swapped whole: one atomic pointer to the current
+//! generation.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use rustls_pki_types::PrivateKeyDer;
+use thiserror::Error;
+use tokio::sync::watch;
+use watchword_identity::{Bundle, Svid, Usage};
+
+use crate::control::ControlClient;
+use crate::generation::Generation;
+use crate::verify::{Now, VerifyError, verify_chain};
+
+/// Why material was not published; what was in force stays.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The chain does not prove an identity under the bundle that came with it.
+    #[error("the new certificate does not verify: {0}")]
+    Verify(#[from] VerifyError),
+    /// The key is not the certificate's, or rustls refuses them.
+    #[error("the new certificate and key can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A bundle came before any certificate.
+    #[error("a bundle can't be published before a certificate")]
+    NoIdentity,
+}
+
+struct Inner {
+    current: ArcSwapOption<Generation>,
+    // Held by publishers only, so that generations are numbered in order.
+    publishing: Mutex<u64>,
+    changed: watch::Sender<u64>,
+    now: Now,
+}
+
+/// Who we are and whom we trust, at this moment. Clones share one state.
+#[derive(Clone)]
+pub struct Credentials(Arc<Inner>);
+
+impl Credentials {
+    /// Without an identity yet.
+    pub fn new(now: Now) -> Self {
+        let inner = Inner {
+            current: ArcSwapOption::empty(),
+            publishing: Mutex::new(0),
+            changed: watch::Sender::new(0),
+            now,
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// Validates a new certificate with its key and bundle, builds all that
+    /// follows from them, then swaps. Returns the new generation's number.
+    ///
+    /// # Errors
+    /// When anything is wrong with them; the old generation stays.
+    pub fn publish(&self, svid: &Svid, key: &PrivateKeyDer<'static>, bundle: Bundle) -> Result<u64, PublishError> {
+        let now = self.0.now.get();
+        verify_chain(svid.chain().to_vec(), &bundle, Usage::Server, now)?;
+        verify_chain(svid.chain().to_vec(), &bundle, Usage::Client, now)?;
+        self.swap(|number| Generation::build(number, svid.clone(), key, bundle, &self.0.now))
+    }
+
+    /// Swaps the bundle under the same certificate.
+    ///
+    /// # Errors
+    /// When there is no certificate yet, or the bundle no longer vouches for it:
+    /// the old bundle stays.
+    pub fn publish_bundle(&self, bundle: Bundle) -> Result<u64, PublishError> {
+        let current = self.current().ok_or(PublishError::NoIdentity)?;
+        verify_chain(
+            current.svid().chain().to_vec(),
+            &bundle,
+            Usage::Server,
+            self.0.now.get(),
+        )?;
+        self.swap(|number| {
+            let current = self.current().ok_or(PublishError::NoIdentity)?;
+            current.with_bundle(number, bundle, &self.0.now)
+        })
+    }
+
+    fn swap(&self, build: impl FnOnce(u64) -> Result<Generation, PublishError>) -> Result<u64, PublishError> {
+        let mut last = self
+            .0
+            .publishing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let number = *last + 1;
+        let generation = build(number)?;
+        self.0.current.store(Some(Arc::new(generation)));
+        *last = number;
+        self.0.changed.send_replace(number);
+        Ok(number)
+    }
+
+    /// The current generation, expired or not; nothing before the first.
+    pub fn current(&self) -> Option<Arc<Generation>> {
+        self.0.current.load_full()
+    }
+
+    /// The current generation, when its certificate is valid now.
+    pub fn valid(&self) -> Option<Arc<Generation>> {
+        self.current()
+            .filter(|generation| self.0.now.get() <= generation.svid().not_after())
+    }
+
+    /// Sees each new generation's number.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// To call the control plane as ourselves; nothing before the first
+    /// certificate.
+    pub fn control_client(&self) -> Option<ControlClient> {
+        self.valid()
+            .map(|generation| ControlClient::from_config(Arc::clone(&generation.control_client)))
+    }
+
+    /// The wall clock that these credentials are judged by.
+    pub fn now(&self) -> SystemTime {
+        self.0.now.get()
+    }
+}

@@ -1,0 +1,199 @@
+//! One generation: an SVID, the bundle that came with it, and every TLS
+//! configuration that follows from the two, built once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::PrivateKeyDer;
+use watchword_identity::{Bundle, Svid};
+
+use crate::credentials::PublishError;
+use crate::verify::{Now, SpiffeVerifier};
+
+/// The tunnel protocol's name in ALPN (docs/wire.md).
+pub const TUNNEL_ALPN: &[u8] = b"watchword/1";
+const HTTP2_ALPN: &[u8] = b"h2";
+
+/// An immutable, validated state of identity and trust.
+pub struct Generation {
+    number: u64,
+    svid: Svid,
+    bundle: Arc<Bundle>,
+    key: Arc<CertifiedKey>,
+    pub(crate) tunnel_server: Arc<ServerConfig>,
+    pub(crate) tunnel_client: Arc<ClientConfig>,
+    pub(crate) control_server: Arc<ServerConfig>,
+    pub(crate) control_client: Arc<ClientConfig>,
+}
+
+impl Generation {
+    /// Grows by one each time a certificate or bundle is published.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Who we are.
+    pub fn svid(&self) -> &Svid {
+        &self.svid
+    }
+
+    /// Whom we trust.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    pub(crate) fn build(
+        number: u64,
+        svid: Svid,
+        key: &PrivateKeyDer<'static>,
+        bundle: Bundle,
+        now: &Now,
+    ) -> Result<Self, PublishError> {
+        let key = CertifiedKey::from_der(svid.chain().to_vec(), key.clone_key(), &provider())?;
+        Self::from_parts(number, svid, Arc::new(key), bundle, now)
+    }
+
+    /// The same SVID under another bundle.
+    pub(crate) fn with_bundle(&self, number: u64, bundle: Bundle, now: &Now) -> Result<Self, PublishError> {
+        Self::from_parts(number, self.svid.clone(), Arc::clone(&self.key), bundle, now)
+    }
+
+    fn from_parts(
+        number: u64,
+        svid: Svid,
+        key: Arc<CertifiedKey>,
+        bundle: Bundle,
+        now: &Now,
+    ) -> Result<Self, PublishError> {
+        let bundle = Arc::new(bundle);
+        let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&key)));
+        let verifier = || SpiffeVerifier::new(Arc::clone(&bundle), &provider(), now.clone());
+        let mandatory = Arc::new(verifier());
+        let optional = Arc::new(verifier().client_certificate_optional());
+        let client = |alpn| client_config(Arc::clone(&mandatory), Some(Arc::clone(&resolver)), alpn);
+        Ok(Self {
+            number,
+            tunnel_server: server_config(Arc::clone(&mandatory), Arc::clone(&resolver), TUNNEL_ALPN)?,
+            control_server: server_config(optional, Arc::clone(&resolver), HTTP2_ALPN)?,
+            tunnel_client: client(TUNNEL_ALPN)?,
+            control_client: client(HTTP2_ALPN)?,
+            svid,
+            bundle,
+            key,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Generation {
+    /// The same trust, with another certificate shown to the peer, unchecked.
+    pub(crate) fn presenting(
+        &self,
+        chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Self {
+        #[allow(clippy::unwrap_used)]
+        let signer = provider().key_provider.load_private_key(key.clone_key()).unwrap();
+        let key = Arc::new(CertifiedKey::new(chain, signer));
+        #[allow(clippy::unwrap_used)]
+        Self::from_parts(
+            self.number,
+            self.svid.clone(),
+            key,
+            (*self.bundle).clone(),
+            &Now::new(self.clock()),
+        )
+        .unwrap()
+    }
+
+    /// A client that offers the tunnel and shows no certificate.
+    pub(crate) fn without_certificate(&self) -> Result<Self, PublishError> {
+        let now = Now::new(self.clock());
+        let mut same = Self::from_parts(
+            self.number,
+            self.svid.clone(),
+            Arc::clone(&self.key),
+            (*self.bundle).clone(),
+            &now,
+        )?;
+        let verifier = SpiffeVerifier::new(Arc::clone(&same.bundle), &provider(), now);
+        same.tunnel_client = client_config(Arc::new(verifier), None, TUNNEL_ALPN)?;
+        Ok(same)
+    }
+
+    fn clock(&self) -> impl Fn() -> std::time::SystemTime + Send + Sync + 'static {
+        // The middle of the leaf's life.
+        let middle = self.svid.not_before()
+            + self
+                .svid
+                .not_after()
+                .duration_since(self.svid.not_before())
+                .unwrap_or_default()
+                / 2;
+        move || middle
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("number", &self.number)
+            .field("svid", &self.svid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// For the first call to the control plane: it proves its identity, the
+/// caller has none yet.
+pub(crate) fn anonymous_control_client(bundle: Bundle, now: Now) -> Result<Arc<ClientConfig>, PublishError> {
+    let verifier = SpiffeVerifier::new(Arc::new(bundle), &provider(), now);
+    client_config(Arc::new(verifier), None, HTTP2_ALPN)
+}
+
+/// aws-lc-rs, with X25519MLKEM768 offered first (feature prefer-post-quantum).
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}
+
+fn server_config(
+    verifier: Arc<SpiffeVerifier>,
+    resolver: Arc<SingleCertAndKey>,
+    alpn: &[u8],
+) -> Result<Arc<ServerConfig>, PublishError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![alpn.to_vec()];
+    // A resumed session would skip the verifier: see docs/decisions.
+    config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+fn client_config(
+    verifier: Arc<SpiffeVerifier>,
+    resolver: Option<Arc<SingleCertAndKey>>,
+    alpn: &[u8],
+) -> Result<Arc<ClientConfig>, PublishError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match resolver {
+        Some(resolver) => builder.with_client_cert_resolver(resolver),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}

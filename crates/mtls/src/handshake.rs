@@ -1,0 +1,252 @@
+//! Handshakes of the tunnel, both ways, each within its deadline.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use rustls::{CertificateError, CommonState};
+use rustls_pki_types::ServerName;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use watchword_identity::{SpiffeId, Svid};
+
+use crate::generation::{Generation, TUNNEL_ALPN};
+use crate::verify::VerifyError;
+
+/// From the first byte to the last of a handshake (docs/wire.md).
+pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a handshake failed. Closed: each has a label.
+#[derive(Debug, Error)]
+pub enum HandshakeError {
+    /// It took too long.
+    #[error("no handshake within {} s", HANDSHAKE_DEADLINE.as_secs())]
+    Timeout,
+    /// The connection broke, or what came is not TLS.
+    #[error("the connection ended during the handshake: {0}")]
+    Io(io::Error),
+    /// We refuse the peer's certificate.
+    #[error("the peer's certificate is refused: {0}")]
+    Certificate(VerifyError),
+    /// The peer sent no certificate.
+    #[error("the peer sent no certificate")]
+    NoCertificate,
+    /// The peer does not speak the tunnel protocol.
+    #[error("the peer does not offer watchword/1")]
+    NotATunnel,
+    /// Authentic, but not whom the directory expects.
+    #[error("expected {expected}, but {found} answered")]
+    UnexpectedPeer {
+        /// As the directory says.
+        expected: String,
+        /// As the certificate says.
+        found: String,
+    },
+    /// Other TLS trouble, the peer's alerts among it.
+    #[error("TLS: {0}")]
+    Tls(rustls::Error),
+}
+
+impl HandshakeError {
+    /// A label for logs and metrics: kebab-case, from a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Io(_) => "io",
+            Self::Certificate(error) => error.label(),
+            Self::NoCertificate => "no-certificate",
+            Self::NotATunnel => "not-a-tunnel",
+            Self::UnexpectedPeer { .. } => "unexpected-peer",
+            Self::Tls(rustls::Error::AlertReceived(_)) => "refused-by-peer",
+            Self::Tls(_) => "tls",
+        }
+    }
+
+    pub(crate) fn from_io(error: io::Error) -> Self {
+        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+            return Self::Io(error);
+        };
+        match tls {
+            rustls::Error::NoCertificatesPresented => Self::NoCertificate,
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+                match other.0.downcast_ref::<VerifyError>() {
+                    Some(reason) => Self::Certificate(reason.clone()),
+                    None => Self::Tls(tls.clone()),
+                }
+            }
+            _ => Self::Tls(tls.clone()),
+        }
+    }
+}
+
+/// The other side of a connection, as its certificate proved it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    svid: Arc<Svid>,
+}
+
+impl Peer {
+    /// Its SPIFFE ID.
+    pub fn id(&self) -> &SpiffeId {
+        self.svid.id()
+    }
+
+    /// Its certificate.
+    pub fn svid(&self) -> &Svid {
+        &self.svid
+    }
+
+    pub(crate) fn of(connection: &CommonState) -> Option<Self> {
+        let chain = connection.peer_certificates()?;
+        let chain = chain
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
+        // The verifier has read it already, so this can't fail.
+        Svid::from_chain(chain).ok().map(|svid| Self { svid: Arc::new(svid) })
+    }
+}
+
+/// An encrypted, mutually authenticated connection.
+#[derive(Debug)]
+pub struct TlsStream<IO> {
+    inner: tokio_rustls::TlsStream<IO>,
+}
+
+impl<IO> TlsStream<IO> {
+    pub(crate) fn new(inner: tokio_rustls::TlsStream<IO>) -> Self {
+        Self { inner }
+    }
+
+    /// The connection underneath.
+    pub fn get_ref(&self) -> &IO {
+        self.inner.get_ref().0
+    }
+
+    /// Who is at the other end; nothing where a certificate is optional and
+    /// none was sent.
+    pub fn peer(&self) -> Option<Peer> {
+        Peer::of(self.inner.get_ref().1)
+    }
+
+    /// Whether bytes wait in TLS that the socket has not taken yet.
+    pub fn has_unsent(&self) -> bool {
+        self.inner.get_ref().1.wants_write()
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buffer)
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+/// Accepts a tunnel: reads the ClientHello, and goes on only when it offers
+/// watchword/1.
+///
+/// # Errors
+/// See [`HandshakeError`]; the peer has been sent an alert where TLS has one.
+pub async fn accept_tunnel<IO>(generation: &Generation, io: IO) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = Arc::clone(&generation.tunnel_server);
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), io)
+            .await
+            .map_err(HandshakeError::from_io)?;
+        let offers_tunnel = start
+            .client_hello()
+            .alpn()
+            .is_some_and(|mut names| names.any(|name| name == TUNNEL_ALPN));
+        if !offers_tunnel {
+            return Err(HandshakeError::NotATunnel);
+        }
+        start.into_stream(config).await.map_err(HandshakeError::from_io)
+    };
+    let stream = timeout(HANDSHAKE_DEADLINE, Box::pin(handshake))
+        .await
+        .map_err(|_| HandshakeError::Timeout)??;
+    let stream = TlsStream::new(stream.into());
+    let peer = stream.peer().ok_or(HandshakeError::NoCertificate)?;
+    Ok((stream, peer))
+}
+
+/// Opens a tunnel to the peer that must be `expected`. No byte of ours goes
+/// into it otherwise.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn connect_tunnel<IO>(
+    generation: &Generation,
+    io: IO,
+    expected: &SpiffeId,
+) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let connector = TlsConnector::from(Arc::clone(&generation.tunnel_client));
+    let stream = connect(connector, io).await?;
+    if stream.inner.get_ref().1.alpn_protocol() != Some(TUNNEL_ALPN) {
+        return Err(HandshakeError::NotATunnel);
+    }
+    let peer = expect_peer(&stream, expected)?;
+    Ok((stream, peer))
+}
+
+pub(crate) async fn connect<IO>(connector: TlsConnector, io: IO) -> Result<TlsStream<IO>, HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    // The verifier goes by SPIFFE ID, and no SNI is sent: the name says nothing.
+    let unused_name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let handshake = Box::pin(connector.connect(unused_name, io));
+    let stream = timeout(HANDSHAKE_DEADLINE, handshake)
+        .await
+        .map_err(|_| HandshakeError::Timeout)?;
+    stream
+        .map(|stream| TlsStream::new(stream.into()))
+        .map_err(HandshakeError::from_io)
+}
+
+pub(crate) fn expect_peer<IO>(stream: &TlsStream<IO>, expected: &SpiffeId) -> Result<Peer, HandshakeError> {
+    let peer = stream.peer().ok_or(HandshakeError::NoCertificate)?;
+    if peer.id() == expected {
+        return Ok(peer);
+    }
+    Err(HandshakeError::UnexpectedPeer {
+        expected: expected.to_string(),
+        found: peer.id().to_string(),
+    })
+}

@@ -1,0 +1,322 @@
+//! Handshakes between two ends over a pipe: who is accepted, who is refused,
+//! and with which reason.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use watchword_identity::{Bundle, SpiffeId, Svid, TrustDomain, Usage};
+
+use super::*;
+
+/// Noon of some day: all certificates are made around it.
+fn noon() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+type Leaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        Self::with(name, |_| {})
+    }
+
+    fn ca_params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = (noon() - HOUR).into();
+        params.not_after = (noon() + 24 * HOUR).into();
+        params
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = Self::ca_params(name);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = Self::ca_params("intermediate");
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn leaf(&self, id: &str) -> Leaf {
+        self.leaf_with(id, |_| {})
+    }
+
+    fn leaf_with(&self, id: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.not_before = (noon() - HOUR).into();
+        params.not_after = (noon() + HOUR).into();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        (
+            vec![certificate],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )
+    }
+
+    fn bundle(&self) -> Bundle {
+        Bundle::new(domain("example.org"), vec![self.certificate.clone()]).unwrap()
+    }
+}
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::new(name).unwrap()
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::new(text).unwrap()
+}
+
+const WEB: &str = "spiffe://example.org/web";
+const ORDERS: &str = "spiffe://example.org/orders";
+
+fn now() -> Now {
+    Now::new(noon)
+}
+
+fn credentials(leaf: &Leaf, bundle: Bundle) -> Credentials {
+    let credentials = Credentials::new(now());
+    credentials
+        .publish(&Svid::from_chain(leaf.0.clone()).unwrap(), &leaf.1, bundle)
+        .unwrap();
+    credentials
+}
+
+/// A peer that presents whatever it likes and accepts everybody.
+fn reckless(leaf: &Leaf, trusted: &Authority) -> std::sync::Arc<Generation> {
+    // Published under a bundle of its own making, so that our checks at
+    // publication do not stand in the way.
+    let honest = trusted.leaf(WEB);
+    let generation = credentials(&honest, trusted.bundle()).current().unwrap();
+    generation.presenting(leaf.0.clone(), &leaf.1).into()
+}
+
+type Outcome = Result<(TlsStream<DuplexStream>, Peer), HandshakeError>;
+
+async fn shake(client: &Generation, server: &Generation, expected: &str) -> (Outcome, Outcome) {
+    let (near, far) = duplex(64 * 1024);
+    let expected = id(expected);
+    tokio::join!(connect_tunnel(client, near, &expected), accept_tunnel(server, far))
+}
+
+#[tokio::test]
+async fn two_workloads_prove_their_identities_and_talk() {
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let (client, server) = shake(&web, &orders, ORDERS).await;
+    let ((mut client, orders_seen), (mut server, web_seen)) = (client.unwrap(), server.unwrap());
+    assert_eq!((orders_seen.id(), web_seen.id()), (&id(ORDERS), &id(WEB)));
+    client.write_all(b"hello").await.unwrap();
+    client.flush().await.unwrap();
+    let mut text = [0; 5];
+    server.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+}
+
+#[tokio::test]
+async fn a_chain_with_an_intermediate_is_accepted() {
+    let root = Authority::new("root");
+    let intermediate = root.intermediate(|_| {});
+    let mut web = intermediate.leaf(WEB);
+    web.0.push(intermediate.certificate.clone());
+    let web = credentials(&web, root.bundle()).current().unwrap();
+    let orders = credentials(&root.leaf(ORDERS), root.bundle()).current().unwrap();
+    let (client, server) = shake(&web, &orders, ORDERS).await;
+    assert!(client.is_ok() && server.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_sends_nothing_to_a_server_that_is_somebody_else() {
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let lab = credentials(&authority.leaf("spiffe://example.org/lab"), authority.bundle())
+        .current()
+        .unwrap();
+    let (client, _) = shake(&web, &lab, ORDERS).await;
+    let error = client.map(|_| ()).unwrap_err();
+    assert_eq!(error.label(), "unexpected-peer");
+    assert_eq!(
+        error.to_string(),
+        format!("expected {ORDERS}, but spiffe://example.org/lab answered")
+    );
+}
+
+/// Peers that each break one rule, with the reason that the other side gives.
+fn bad_peers(authority: &Authority) -> Vec<(&'static str, Leaf)> {
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let stranger = Authority::new("root");
+    let may_not_sign = authority.intermediate(|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+    let mut by_one_who_may_not = may_not_sign.leaf(WEB);
+    by_one_who_may_not.0.push(may_not_sign.certificate);
+    let mut long = authority.leaf(WEB);
+    long.0.extend(std::iter::repeat_n(authority.certificate.clone(), 50));
+    vec![
+        ("untrusted-issuer", stranger.leaf(WEB)),
+        ("unknown-trust-domain", authority.leaf("spiffe://other.example/web")),
+        (
+            "expired",
+            authority.leaf_with(WEB, |params| {
+                params.not_after = (noon() - Duration::from_secs(1)).into()
+            }),
+        ),
+        (
+            "not-yet-valid",
+            authority.leaf_with(WEB, |params| params.not_before = (noon() + HOUR / 2).into()),
+        ),
+        (
+            "uri-san-count",
+            authority.leaf_with(WEB, |params| params.subject_alt_names.push(uri(ORDERS))),
+        ),
+        (
+            "uri-san-count",
+            authority.leaf_with(WEB, |params| params.subject_alt_names.clear()),
+        ),
+        ("spiffe-id-not-canonical", authority.leaf("spiffe://EXAMPLE.org/web")),
+        (
+            "leaf-is-ca",
+            authority.leaf_with(WEB, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        ),
+        (
+            "leaf-may-sign",
+            authority.leaf_with(WEB, |params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+        ),
+        (
+            "extended-key-usage",
+            authority.leaf_with(WEB, |params| {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]
+            }),
+        ),
+        ("issuer-may-not-sign", by_one_who_may_not),
+        ("chain-too-long", long),
+    ]
+}
+
+#[tokio::test]
+async fn a_bad_client_is_refused_with_the_reason() {
+    let authority = Authority::new("root");
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    for (reason, leaf) in bad_peers(&authority) {
+        let (_, server) = shake(&reckless(&leaf, &authority), &orders, ORDERS).await;
+        assert_eq!(server.map(|_| ()).unwrap_err().label(), reason);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_server_is_refused_with_the_reason() {
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    for (reason, leaf) in bad_peers(&authority) {
+        let (client, _) = shake(&web, &reckless(&leaf, &authority), WEB).await;
+        assert_eq!(client.map(|_| ()).unwrap_err().label(), reason);
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused_by_a_sidecar_and_let_in_by_the_control_plane() {
+    let authority = Authority::new("root");
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let anonymous = ControlClient::anonymous(authority.bundle(), now()).unwrap();
+    let orders_id = id(ORDERS);
+
+    let (near, far) = duplex(64 * 1024);
+    let (_, server) = tokio::join!(anonymous.connect(near, &orders_id), accept_control(&orders, far));
+    assert!(server.unwrap().1.is_none());
+
+    let (near, far) = duplex(64 * 1024);
+    let (_, server) = tokio::join!(anonymous.connect(near, &orders_id), accept_tunnel(&orders, far));
+    // It offers h2 alone, so it is told apart before certificates are.
+    assert_eq!(server.map(|_| ()).unwrap_err().label(), "not-a-tunnel");
+
+    let no_certificate = orders.without_certificate().unwrap();
+    let (_, server) = shake(&no_certificate, &orders, ORDERS).await;
+    assert_eq!(server.map(|_| ()).unwrap_err().label(), "no-certificate");
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_and_silence_end_within_the_deadline() {
+    let authority = Authority::new("root");
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let (mut near, far) = duplex(1024);
+    near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_eq!(
+        accept_tunnel(&orders, far).await.map(|_| ()).unwrap_err().label(),
+        "tls"
+    );
+
+    let (_silent, far) = duplex(1024);
+    let began = tokio::time::Instant::now();
+    assert_eq!(
+        accept_tunnel(&orders, far).await.map(|_| ()).unwrap_err().label(),
+        "timeout"
+    );
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[test]
+fn a_bad_certificate_never_replaces_a_good_one() {
+    let authority = Authority::new("root");
+    let good = authority.leaf(WEB);
+    let credentials = credentials(&good, authority.bundle());
+    let stranger = Authority::new("root").leaf(WEB);
+    let svid = Svid::from_chain(stranger.0.clone()).unwrap();
+    assert!(credentials.publish(&svid, &stranger.1, authority.bundle()).is_err());
+    // Another key than the certificate's.
+    let svid = Svid::from_chain(good.0.clone()).unwrap();
+    assert!(credentials.publish(&svid, &stranger.1, authority.bundle()).is_err());
+    assert!(credentials.publish_bundle(Authority::new("root").bundle()).is_err());
+    assert_eq!(credentials.current().unwrap().number(), 1);
+    assert_eq!(credentials.publish(&svid, &good.1, authority.bundle()).unwrap(), 2);
+}
+
+#[test]
+fn an_expired_root_vouches_for_nobody() {
+    let root = Authority::with("root", |params| {
+        params.not_after = (noon() - Duration::from_secs(1)).into()
+    });
+    let (chain, _) = root.leaf(WEB);
+    let error = verify_chain(chain, &root.bundle(), Usage::Server, noon()).unwrap_err();
+    assert_eq!(error.label(), "unknown-trust-domain");
+}

@@ -1,0 +1,281 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
+use spiffe::SpiffeId;
+
+use super::{Call, Decision, PolicySet, Reason, Verdict};
+use crate::model::{Policy, Rule};
+
+fn id(path: &str) -> SpiffeId {
+    SpiffeId::new(format!("spiffe://td{path}")).unwrap()
+}
+
+fn rule(name: &str, from: &[&str], ports: &[u16]) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        from: from
+            .iter()
+            .map(|path| format!("spiffe://td{path}").parse().unwrap())
+            .collect(),
+        ports: ports.to_vec(),
+    }
+}
+
+fn policy(name: &str, service: &str, allow: Vec<Rule>, deny: Vec<Rule>) -> Policy {
+    Policy {
+        name: name.to_owned(),
+        service: format!("spiffe://td{service}").parse().unwrap(),
+        allow,
+        deny,
+        audit: false,
+    }
+}
+
+fn audit(policy: Policy) -> Policy {
+    Policy { audit: true, ..policy }
+}
+
+fn decide(set: &[Policy], peer: &str, port: u16) -> Decision {
+    PolicySet::new(set.to_vec()).decide(&Call {
+        service: &id("/orders"),
+        peer: &id(peer),
+        port,
+    })
+}
+
+/// Verdict, reason, and `policy/rule` of a decision.
+fn told(decision: &Decision) -> (Verdict, Reason, String) {
+    let name = |part: &Option<std::sync::Arc<str>>| part.as_deref().unwrap_or("-").to_owned();
+    let by = format!("{}/{}", name(&decision.policy), name(&decision.rule));
+    (decision.verdict, decision.reason, by)
+}
+
+#[track_caller]
+fn assert_told(decision: &Decision, verdict: Verdict, reason: Reason, by: &str) {
+    assert_eq!(told(decision), (verdict, reason, by.to_owned()));
+}
+
+#[track_caller]
+fn assert_would_deny(decision: &Decision, reason: Reason, by: &str) {
+    let denial = decision.would_deny.clone().expect("a recorded denial");
+    let recorded = Decision {
+        verdict: Verdict::Deny,
+        reason: denial.reason,
+        policy: denial.policy,
+        rule: denial.rule,
+        would_deny: None,
+    };
+    assert_told(&recorded, Verdict::Deny, reason, by);
+}
+
+#[test]
+fn nothing_is_allowed_unless_a_rule_says_so() {
+    let set = [policy("p", "/orders", vec![rule("web", &["/web"], &[8080])], vec![])];
+    assert_told(&decide(&set, "/web", 8080), Verdict::Allow, Reason::AllowRule, "p/web");
+    assert_told(&decide(&set, "/web", 8081), Verdict::Deny, Reason::NoAllowRule, "p/-");
+    assert_told(&decide(&set, "/else", 8080), Verdict::Deny, Reason::NoAllowRule, "p/-");
+    assert_told(&decide(&[], "/web", 8080), Verdict::Deny, Reason::NoPolicy, "-/-");
+    let other = [policy("p", "/other", vec![rule("web", &["/web"], &[])], vec![])];
+    assert_told(&decide(&other, "/web", 8080), Verdict::Deny, Reason::NoPolicy, "-/-");
+}
+
+#[test]
+fn deny_beats_allow_across_policies() {
+    let set = [
+        policy("a", "/orders", vec![rule("web", &["/web"], &[])], vec![]),
+        policy("b", "/*", vec![], vec![rule("not 22", &["/*"], &[22])]),
+    ];
+    assert_told(&decide(&set, "/web", 22), Verdict::Deny, Reason::DenyRule, "b/not 22");
+    assert_told(&decide(&set, "/web", 80), Verdict::Allow, Reason::AllowRule, "a/web");
+}
+
+#[test]
+fn the_first_matching_rule_is_named() {
+    let set = [policy(
+        "p",
+        "/orders",
+        vec![
+            rule("below", &["/team/*"], &[]),
+            rule("exact", &["/team/web"], &[]),
+            rule("port", &["/team/web"], &[80]),
+        ],
+        vec![],
+    )];
+    assert_told(
+        &decide(&set, "/team/web", 80),
+        Verdict::Allow,
+        Reason::AllowRule,
+        "p/below",
+    );
+}
+
+#[test]
+fn a_service_with_audit_policies_only_lets_everything_pass_and_records() {
+    let allow = vec![rule("web", &["/web"], &[])];
+    let deny = vec![rule("lab", &["/lab"], &[])];
+    let set = [audit(policy("p", "/orders", allow, deny))];
+    let web = decide(&set, "/web", 80);
+    assert_told(&web, Verdict::Allow, Reason::AuditOnly, "p/web");
+    assert_eq!(web.would_deny, None);
+    let lab = decide(&set, "/lab", 80);
+    assert_told(&lab, Verdict::Allow, Reason::AuditOnly, "p/-");
+    assert_would_deny(&lab, Reason::DenyRule, "p/lab");
+    let unknown = decide(&set, "/unknown", 80);
+    assert_told(&unknown, Verdict::Allow, Reason::AuditOnly, "p/-");
+    assert_would_deny(&unknown, Reason::NoAllowRule, "p/-");
+}
+
+#[test]
+fn one_enforcing_policy_makes_audit_ones_only_record() {
+    let set = [
+        audit(policy(
+            "trial",
+            "/orders",
+            vec![rule("new", &["/new"], &[])],
+            vec![rule("no lab", &["/lab"], &[])],
+        )),
+        policy("live", "/orders", vec![rule("all", &["/web", "/lab"], &[])], vec![]),
+    ];
+    let web = decide(&set, "/web", 80);
+    assert_told(&web, Verdict::Allow, Reason::AllowRule, "live/all");
+    assert_eq!(web.would_deny, None);
+    let lab = decide(&set, "/lab", 80);
+    assert_told(&lab, Verdict::Allow, Reason::AllowRule, "live/all");
+    assert_would_deny(&lab, Reason::DenyRule, "trial/no lab");
+    let new = decide(&set, "/new", 80);
+    assert_told(&new, Verdict::Deny, Reason::NoAllowRule, "live/-");
+    assert_eq!(new.would_deny, None);
+}
+
+#[test]
+fn an_enforcing_policy_on_a_prefix_ends_the_audit_of_an_exact_one() {
+    let set = [
+        audit(policy("trial", "/orders", vec![], vec![])),
+        policy("live", "/*", vec![], vec![]),
+    ];
+    assert_told(&decide(&set, "/web", 80), Verdict::Deny, Reason::NoAllowRule, "live/-");
+}
+
+/// What the compiled set must agree with: reads all rules, in order.
+fn naive(set: &[Policy], call: &Call<'_>) -> (Verdict, Reason, String, bool) {
+    let matches = |rule: &Rule| {
+        let port = rule.ports.is_empty() || rule.ports.contains(&call.port);
+        port && rule.from.iter().any(|pattern| pattern.matches(call.peer))
+    };
+    let named: Vec<&Policy> = set
+        .iter()
+        .filter(|policy| policy.service.matches(call.service))
+        .collect();
+    let (audit, enforcing): (Vec<&Policy>, Vec<&Policy>) = named.iter().partition(|policy| policy.audit);
+    let first = |policies: &[&Policy], deny: bool| {
+        policies.iter().find_map(|policy| {
+            let rules = if deny { &policy.deny } else { &policy.allow };
+            let rule = rules.iter().find(|rule| matches(rule))?;
+            Some(format!("{}/{}", policy.name, rule.name))
+        })
+    };
+    let audit_denies = first(&audit, true).is_some();
+    if let Some(protects) = enforcing.first() {
+        if let Some(by) = first(&enforcing, true) {
+            return (Verdict::Deny, Reason::DenyRule, by, false);
+        }
+        return match first(&enforcing, false) {
+            Some(by) => (Verdict::Allow, Reason::AllowRule, by, audit_denies),
+            None => (
+                Verdict::Deny,
+                Reason::NoAllowRule,
+                format!("{}/-", protects.name),
+                false,
+            ),
+        };
+    }
+    let Some(protects) = audit.first() else {
+        return (Verdict::Deny, Reason::NoPolicy, "-/-".to_owned(), false);
+    };
+    match first(&audit, false).filter(|_| !audit_denies) {
+        Some(by) => (Verdict::Allow, Reason::AuditOnly, by, false),
+        None => (Verdict::Allow, Reason::AuditOnly, format!("{}/-", protects.name), true),
+    }
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4).prop_map(|parts| format!("/{}", parts.join("/")))
+}
+
+fn any_pattern() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => any_path(),
+        2 => any_path().prop_map(|path| format!("{path}/*")),
+        1 => Just("/*".to_owned()),
+    ]
+}
+
+fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
+    let rule = (vec(any_pattern(), 1..3), vec(1_u16..4, 0..3));
+    vec(rule, 0..4).prop_map(|rules| {
+        let numbered = rules.into_iter().enumerate();
+        numbered
+            .map(|(index, (from, ports))| {
+                let from: Vec<&str> = from.iter().map(String::as_str).collect();
+                rule_named(index, &from, &ports)
+            })
+            .collect()
+    })
+}
+
+fn rule_named(index: usize, from: &[&str], ports: &[u16]) -> Rule {
+    rule(&format!("r{index}"), from, ports)
+}
+
+fn any_set() -> impl Strategy<Value = Vec<Policy>> {
+    let one = (any_pattern(), any_rules(), any_rules(), proptest::bool::ANY);
+    vec(one, 0..6).prop_map(|policies| {
+        let numbered = policies.into_iter().enumerate();
+        numbered
+            .map(|(index, (service, allow, deny, audit))| Policy {
+                audit,
+                ..policy(&format!("p{index}"), &service, allow, deny)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn decides_as_reading_all_rules_would(
+        set in any_set(),
+        service in any_path(),
+        peer in any_path(),
+        port in 1_u16..5,
+    ) {
+        let (service, peer) = (id(&service), id(&peer));
+        let call = Call { service: &service, peer: &peer, port };
+        let decision = PolicySet::new(set.clone()).decide(&call);
+        let (verdict, reason, by) = told(&decision);
+        prop_assert_eq!(
+            (verdict, reason, by, decision.would_deny.is_some()),
+            naive(&set, &call)
+        );
+    }
+
+    #[test]
+    fn a_deny_rule_more_never_allows_more(
+        set in any_set(),
+        denied in any_rules(),
+        peer in any_path(),
+        port in 1_u16..5,
+    ) {
+        let (service, peer) = (id("/a"), id(&peer));
+        let call = Call { service: &service, peer: &peer, port };
+        let before = PolicySet::new(set.clone()).decide(&call);
+        let mut stricter = set;
+        for policy in &mut stricter {
+            policy.deny.extend(denied.iter().cloned());
+        }
+        let after = PolicySet::new(stricter).decide(&call);
+        prop_assert_eq!(before.is_allowed() || !after.is_allowed(), true);
+    }
+}

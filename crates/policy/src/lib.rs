@@ -1,0 +1,29 @@
+//! Policies: who may call whom. Model, files, checks and decisions.
+//!
+//! Pure: no I/O, no clock, no threads. The callers read files and hand in
+//! their text. The same code decides in the proxy and explains at a desk, so
+//! the two cannot differ. What a policy file says and cannot be enforced is an
+//! error at its place, never ignored.
+//!
+//! - [`parse`] turns the text of a file into policies with their places;
+//! - [`check_set`] looks at all files together, and against the mesh;
+//! - [`PolicySet`] is what decides.
+//!
+//! [`document`] and [`diagnostic`] also serve the other YAML files of the
+//! project, so that all of them report mistakes alike.
+
+mod check;
+mod decide;
+pub mod diagnostic;
+pub mod document;
+mod id_map;
+mod model;
+mod parse;
+mod pattern;
+
+pub use check::{MeshContext, check_set};
+pub use decide::{Call, Decision, Denial, PolicySet, Reason, Verdict};
+pub use diagnostic::Diagnostic;
+pub use model::{Policy, Rule};
+pub use parse::{Parsed, ParsedPolicy, parse};
+pub use pattern::{IdPattern, IdPrefix, PatternError, parse_workload_id};

@@ -1,0 +1,86 @@
+//! The two edges of a tunnel: the encrypted connection to the other sidecar
+//! and the plain one to the app, as traits, so that nothing here names TLS.
+//!
+//! Invariants: whoever drops an app's connection before both directions have
+//! ended resets it, since an app must not take a cut for the end of its data.
+//! Must not know: frames, streams, policies.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// A connection between two sidecars: ordered bytes, encrypted by whoever
+/// implements it. It must not hold small writes back (TCP_NODELAY), or the
+/// reason of a cut never leaves before the connection is aborted.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Whether bytes that `poll_write` took were not handed to the kernel yet.
+    fn has_unsent(&self) -> bool;
+
+    /// Makes the next drop a reset: what was not sent is thrown away, and
+    /// nothing waits (zero linger on TCP).
+    fn abort(&mut self);
+
+    /// An error that the connection has met, found without reading (SO_ERROR
+    /// on TCP). Asked about once a second while a reader is paused.
+    fn failure(&self) -> Option<io::Error>;
+}
+
+/// A connection to the app. Writes must not need a flush to get going.
+pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
+    /// As [`Transport::abort`].
+    fn abort(&mut self);
+
+    /// As [`Transport::failure`].
+    fn failure(&self) -> Option<io::Error>;
+}
+
+impl AppStream for TcpStream {
+    fn abort(&mut self) {
+        // It fails only on a descriptor that is not a socket, and the drop
+        // that follows closes it either way.
+        let _ = self.set_zero_linger();
+    }
+
+    fn failure(&self) -> Option<io::Error> {
+        self.take_error().unwrap_or_else(Some)
+    }
+}
+
+/// An app's connection that is reset on drop, unless it was released.
+#[derive(Debug)]
+pub(crate) struct Leg<A: AppStream> {
+    app: Option<A>,
+}
+
+impl<A: AppStream> Leg<A> {
+    pub(crate) fn new(app: A) -> Self {
+        Self { app: Some(app) }
+    }
+
+    /// Without an app: after a release or a reset.
+    pub(crate) fn gone() -> Self {
+        Self { app: None }
+    }
+
+    pub(crate) fn app(&mut self) -> Option<&mut A> {
+        self.app.as_mut()
+    }
+
+    pub(crate) fn take(&mut self) -> Self {
+        Self { app: self.app.take() }
+    }
+
+    /// Both directions have ended: the drop is an ordinary close.
+    pub(crate) fn release(mut self) {
+        self.app = None;
+    }
+}
+
+impl<A: AppStream> Drop for Leg<A> {
+    fn drop(&mut self) {
+        if let Some(app) = &mut self.app {
+            app.abort();
+        }
+    }
+}

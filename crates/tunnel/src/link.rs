@@ -1,0 +1,317 @@
+//! What both ends of a tunnel share: a transport with its two buffers, the
+//! decoder and the state machine.
+//!
+//! Invariants: every frame passes the machine in both directions; the byte
+//! path neither locks nor allocates per frame; what is queued is bounded; a
+//! link that is dropped within a stream aborts its transport. Must not know:
+//! apps, which role it plays beyond what the machine says.
+
+mod receive;
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+use watchword_proto::encode_payload;
+use watchword_proto::tunnel::{Goaway, Reason, Reset};
+
+use crate::buffer::Buffer;
+use crate::edge::Transport;
+use crate::error::TunnelError;
+use crate::frame::{Decoder, HEADER, Header, MAX_DATA, Type};
+use crate::machine::{Machine, Phase};
+use crate::timer::Timer;
+use crate::{DISCARD_DEADLINE, FRAME_DEADLINE};
+
+pub(crate) use receive::Event;
+
+/// Reading ahead of a slow app stops when less than this is free.
+const AHEAD: usize = 512;
+
+#[derive(Debug)]
+pub(crate) struct Link<T: Transport> {
+    pub(crate) machine: Machine,
+    pub(crate) timer: Timer,
+    decoder: Decoder,
+    input: Buffer,
+    /// Payload at the front of `input` that is a stream's and still to be delivered.
+    deliverable: usize,
+    /// Whether the payload that comes in pieces is delivered, or thrown away.
+    delivers: bool,
+    frame_deadline: Option<Instant>,
+    output: Buffer,
+    needs_flush: bool,
+    /// The transport did not take all that was queued.
+    stuck: bool,
+    /// Bytes that the transport took, since the tunnel began.
+    handed: u64,
+    /// Writing failed; what the peer still has to say is read until then.
+    write_failure: Option<(io::Error, Instant)>,
+    transport: T,
+}
+
+impl<T: Transport> Link<T> {
+    pub(crate) fn new(transport: T, machine: Machine) -> Self {
+        Self {
+            machine,
+            timer: Timer::default(),
+            decoder: Decoder::default(),
+            input: Buffer::default(),
+            deliverable: 0,
+            delivers: false,
+            frame_deadline: None,
+            output: Buffer::default(),
+            needs_flush: false,
+            stuck: false,
+            handed: 0,
+            write_failure: None,
+            transport,
+        }
+    }
+
+    /// Whether nothing waits to be sent, here or in the transport: then a
+    /// frame that is queued now overtakes nothing and waits for nothing.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.output.is_empty() && !self.transport.has_unsent() && self.write_failure.is_none()
+    }
+
+    /// Whether the transport did not take all that was queued.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// Whether writing has failed: nothing can be sent any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.write_failure.is_some()
+    }
+
+    /// Whether a further stream may use this tunnel.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.machine.phase() == Phase::Idle && self.machine.may_go_on() && self.write_failure.is_none()
+    }
+
+    /// Position in the outgoing bytes, behind all that is queued.
+    pub(crate) fn queued_to(&self) -> u64 {
+        self.handed + self.output.len() as u64
+    }
+
+    /// Whether the transport took bytes behind that position.
+    pub(crate) fn handed_beyond(&self, position: u64) -> bool {
+        self.handed > position
+    }
+
+    /// Queues a frame of the latest stream (OPEN: of the next one).
+    pub(crate) fn queue(&mut self, kind: Type, payload: &[u8]) -> Result<(), TunnelError> {
+        let stream = self.machine.send(kind)?;
+        self.push(kind, stream, payload);
+        Ok(())
+    }
+
+    pub(crate) fn queue_reset(&mut self, reason: Reason) -> Result<(), TunnelError> {
+        self.queue(Type::Reset, &reset(reason))
+    }
+
+    /// The RESET that the machine owes for one that it received.
+    pub(crate) fn answer_reset(&mut self, stream: u32, reason: Reason) {
+        self.push(Type::Reset, stream, &reset(reason));
+    }
+
+    pub(crate) fn queue_goaway(&mut self, reason: Reason) -> Result<(), TunnelError> {
+        let served = self.machine.latest();
+        self.machine.say_goaway(served)?;
+        let message = Goaway {
+            reason: reason.into(),
+            last_stream: served,
+        };
+        self.push(Type::Goaway, 0, &encode_payload(&message));
+        Ok(())
+    }
+
+    /// Room for one DATA frame's payload of at most `limit` bytes, where it
+    /// will be sent from: an app is read right into it. None when there is no
+    /// room worth a frame, or earlier bytes are stuck. See
+    /// [`commit_data`](Self::commit_data).
+    pub(crate) fn data_room(&mut self, limit: usize) -> Option<&mut [u8]> {
+        if self.stuck || self.output.room_left() <= HEADER + AHEAD {
+            return None;
+        }
+        let room = self.output.room().get_mut(HEADER..)?;
+        let length = room.len().min(MAX_DATA).min(limit);
+        room.get_mut(..length)
+    }
+
+    /// Makes `length` bytes that were put into [`data_room`](Self::data_room)
+    /// a DATA frame.
+    pub(crate) fn commit_data(&mut self, length: usize) -> Result<(), TunnelError> {
+        let kind = Type::Data;
+        let stream = self.machine.send(kind)?;
+        let header = Header { kind, length, stream };
+        if let Some(room) = self.output.room().first_chunk_mut::<HEADER>() {
+            *room = header.encode();
+        }
+        self.output.commit(HEADER + length);
+        if self.output.room_left() == 0 {
+            self.output.grow();
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued. Ready when nothing waits any more. When writing
+    /// fails, what is queued is forgotten and the failure is kept for a while,
+    /// so that the caller reads what the peer said before it left; then
+    /// [`check_deadline`](Self::check_deadline) reports it.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.write_failure.is_none()
+            && let Err(error) = ready!(self.poll_write(cx))
+        {
+            self.output = Buffer::default();
+            self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads more. Ready after at least one byte. `ahead`: only into memory
+    /// that is free without moving anything.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, ahead: bool) -> Poll<Result<(), TunnelError>> {
+        if ahead && self.input.room_left() < AHEAD {
+            return Poll::Pending;
+        }
+        if self.input.room_left() == 0 {
+            self.input.compact();
+            if self.input.room_left() == 0 {
+                self.input.grow();
+            }
+        }
+        let mut room = ReadBuf::new(self.input.room());
+        let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room));
+        let (count, full) = (room.filled().len(), room.remaining() == 0);
+        match read {
+            Ok(()) if count > 0 => {}
+            // TLS calls an end without close_notify an unexpected one; here
+            // any end is one, unless nothing was under way.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Poll::Ready(Err(error.into())),
+            _ => return Poll::Ready(Err(TunnelError::Truncated)),
+        }
+        self.input.commit(count);
+        if full && !ahead {
+            self.input.grow();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// When something must have happened by, as far as the link alone knows.
+    pub(crate) fn deadline(&mut self, reading: bool) -> Option<Instant> {
+        let within_frame = self.decoder.is_within_payload() || self.input.len() > self.deliverable;
+        if !reading || !within_frame {
+            self.frame_deadline = None;
+        } else if self.frame_deadline.is_none() {
+            self.frame_deadline = Some(Instant::now() + FRAME_DEADLINE);
+        }
+        let failure = self.write_failure.as_ref().map(|(_, until)| *until);
+        [self.frame_deadline, failure].into_iter().flatten().min()
+    }
+
+    /// Fails when a deadline of the link has passed.
+    pub(crate) fn check_deadline(&mut self, now: Instant) -> Result<(), TunnelError> {
+        if let Some((error, until)) = self.write_failure.take() {
+            if now >= until {
+                return Err(error.into());
+            }
+            self.write_failure = Some((error, until));
+        }
+        if self.frame_deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(TunnelError::SlowFrame);
+        }
+        Ok(())
+    }
+
+    /// An error of the connection that reading would find, if it were not paused.
+    pub(crate) fn check_failure(&self) -> Result<(), TunnelError> {
+        self.transport.failure().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Whether memory could be given back.
+    pub(crate) fn holds_spare_memory(&self) -> bool {
+        (self.input.is_empty() && self.input.is_large()) || (self.output.is_empty() && self.output.is_large())
+    }
+
+    pub(crate) fn give_back_memory(&mut self) {
+        self.input.shrink();
+        self.output.shrink();
+    }
+
+    /// Ends the tunnel without waiting: RESET of the stream with the reason
+    /// if it can go at once, then a reset of the connection.
+    pub(crate) fn cut(&mut self, cx: &mut Context<'_>, reason: Reason) {
+        if self.is_clear() && self.queue_reset(reason).is_ok() {
+            let _ = self.poll_write(cx);
+        }
+        self.abort();
+    }
+
+    /// Ends the tunnel after an error: GOAWAY PROTOCOL if the peer broke the
+    /// protocol and it can go at once.
+    pub(crate) fn fail(&mut self, cx: &mut Context<'_>, error: &TunnelError) {
+        let told = error.is_protocol()
+            && self.is_clear()
+            && self.queue_goaway(Reason::Protocol).is_ok()
+            && matches!(self.poll_write(cx), Poll::Ready(Ok(())));
+        if !told {
+            return self.abort();
+        }
+        // An ordinary close, for the GOAWAY to arrive.
+        self.machine.close();
+        let _ = Pin::new(&mut self.transport).poll_shutdown(cx);
+    }
+
+    pub(crate) fn abort(&mut self) {
+        self.machine.close();
+        self.transport.abort();
+    }
+
+    /// Ends the outgoing direction once all is sent.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
+        ready!(self.poll_send(cx));
+        ready!(Pin::new(&mut self.transport).poll_shutdown(cx))?;
+        Poll::Ready(Ok(()))
+    }
+
+    fn push(&mut self, kind: Type, stream: u32, payload: &[u8]) {
+        let length = payload.len();
+        self.output.push(&Header { kind, length, stream }.encode());
+        self.output.push(payload);
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stuck = true;
+        while !self.output.is_empty() {
+            let count = ready!(Pin::new(&mut self.transport).poll_write(cx, self.output.bytes()))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.consume(count);
+            self.handed += count as u64;
+            self.needs_flush = true;
+        }
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        self.stuck = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Transport> Drop for Link<T> {
+    fn drop(&mut self) {
+        if !matches!(self.machine.phase(), Phase::Idle | Phase::Closed) {
+            self.transport.abort();
+        }
+    }
+}
+
+fn reset(reason: Reason) -> Vec<u8> {
+    encode_payload(&Reset { reason: reason.into() })
+}

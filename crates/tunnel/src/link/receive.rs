@@ -1,0 +1,210 @@
+//! From received bytes to events.
+//!
+//! Invariants: a frame is judged by the machine before its payload is looked
+//! at; control payloads are decoded here or are an error; DATA stays where it
+//! was read. Must not know: who takes the events.
+
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Instant;
+use watchword_proto::decode_payload;
+use watchword_proto::tunnel::{Denied, Goaway, Open, Reason, Refused, Reset};
+
+use super::Link;
+use crate::edge::Transport;
+use crate::error::TunnelError;
+use crate::frame::{HEADER, Header, Step, Type};
+use crate::machine::{Farewell, Phase, Verdict};
+use crate::payload::{decode_denied, decode_open};
+
+/// What the other side did.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Open(Open),
+    Opened,
+    Denied(Denied),
+    /// errno.
+    Refused(u32),
+    Reset(Reason),
+    /// Bytes are deliverable.
+    Data,
+    Fin,
+    /// The other side ended its half of a stream that we had ended by force.
+    Settled,
+    /// VOUCHED was queued.
+    Vouch,
+    Farewell(Farewell, Reason),
+}
+
+impl<T: Transport> Link<T> {
+    /// The next event in what was read. None: more must be read, or what is
+    /// deliverable must be taken first.
+    pub(crate) fn next_event(&mut self) -> Result<Option<Event>, TunnelError> {
+        while self.deliverable == 0 {
+            let step = self.decoder.step(self.input.bytes())?;
+            let event = match step {
+                Step::Need(bytes) => {
+                    self.make_room(bytes);
+                    return Ok(None);
+                }
+                Step::Begin(header) => {
+                    let verdict = self.machine.receive(header)?;
+                    self.delivers = verdict == Verdict::Data;
+                    self.input.consume(HEADER);
+                    if !self.decoder.is_within_payload() {
+                        self.frame_deadline = None;
+                    }
+                    if verdict == Verdict::Vouch {
+                        // This version vouches for nothing: an empty VOUCHED.
+                        self.queue(Type::Vouched, &[])?;
+                        return Ok(Some(Event::Vouch));
+                    }
+                    None
+                }
+                Step::Piece(bytes) => {
+                    if !self.decoder.is_within_payload() {
+                        self.frame_deadline = None;
+                    }
+                    if self.delivers {
+                        self.deliverable = bytes;
+                        return Ok(Some(Event::Data));
+                    }
+                    self.input.consume(bytes);
+                    None
+                }
+                Step::Whole(header) => {
+                    self.frame_deadline = None;
+                    let event = self.judge(header)?;
+                    self.input.consume(step.used());
+                    event
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next event, reading as needed.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, TunnelError>> {
+        loop {
+            if let Some(event) = self.next_event()? {
+                return Poll::Ready(Ok(event));
+            }
+            ready!(self.poll_fill(cx, false))?;
+        }
+    }
+
+    /// Bytes to deliver.
+    pub(crate) fn deliverable(&self) -> &[u8] {
+        self.input.bytes().get(..self.deliverable).unwrap_or_default()
+    }
+
+    /// The first `count` of them were delivered.
+    pub(crate) fn delivered(&mut self, count: usize) {
+        let count = count.min(self.deliverable);
+        self.deliverable -= count;
+        self.input.consume(count);
+    }
+
+    /// What is deliverable, and the rest of its frame, has nobody to go to.
+    pub(crate) fn throw_away(&mut self) {
+        self.delivered(self.deliverable);
+        self.delivers = false;
+    }
+
+    /// Whether the peer's END of the latest stream was read already, behind
+    /// DATA that was not delivered yet.
+    pub(crate) fn has_read_end(&self) -> bool {
+        if self.decoder.is_within_payload() {
+            return false;
+        }
+        let mut rest = self.input.bytes().get(self.deliverable..).unwrap_or_default();
+        while let Some(head) = rest.first_chunk::<HEADER>() {
+            let Ok(header) = Header::decode(*head) else {
+                return false;
+            };
+            let Some(behind) = rest.get(HEADER + header.length..) else {
+                return false;
+            };
+            match header.kind {
+                Type::Data => rest = behind,
+                Type::Fin | Type::Reset => return header.stream == self.machine.latest(),
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Whether nothing is read of a frame that was not finished.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.input.is_empty() && !self.decoder.is_within_payload()
+    }
+
+    /// Waits until both sides have ended the latest stream and what we owe
+    /// the peer is sent; DATA is thrown away. `until` bounds it.
+    pub(crate) fn poll_settle(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<Result<(), TunnelError>> {
+        loop {
+            let sent = self.poll_send(cx).is_ready();
+            match self.machine.phase() {
+                Phase::Idle if sent => return Poll::Ready(Ok(())),
+                Phase::Closed => return Poll::Ready(Ok(())),
+                Phase::Idle => {}
+                _ => {
+                    if self.poll_event(cx)?.is_ready() {
+                        continue;
+                    }
+                }
+            }
+            ready!(self.timer.poll(cx, Some(until)));
+            return Poll::Ready(Err(TunnelError::NoEnd));
+        }
+    }
+
+    fn judge(&mut self, header: Header) -> Result<Option<Event>, TunnelError> {
+        let before = self.machine.phase();
+        let verdict = self.machine.receive(header)?;
+        let payload = self
+            .input
+            .bytes()
+            .get(HEADER..HEADER + header.length)
+            .unwrap_or_default();
+        let (event, answer) = match verdict {
+            Verdict::Drop => {
+                let settled = matches!(before, Phase::Discard { .. }) && self.machine.phase() == Phase::Idle;
+                return Ok(settled.then_some(Event::Settled));
+            }
+            Verdict::Open => (Event::Open(decode_open(payload)?), false),
+            Verdict::Opened => (Event::Opened, false),
+            Verdict::Denied { answer } => (Event::Denied(decode_denied(payload)?), answer),
+            Verdict::Refused { answer } => (Event::Refused(decode_payload::<Refused>(payload)?.errno), answer),
+            Verdict::Reset { answer } => (Event::Reset(decode_payload::<Reset>(payload)?.reason()), answer),
+            Verdict::Fin => (Event::Fin, false),
+            Verdict::Goaway => {
+                let message = decode_payload::<Goaway>(payload)?;
+                let farewell = self.machine.goaway(message.last_stream)?;
+                (Event::Farewell(farewell, message.reason()), false)
+            }
+            // These come in pieces.
+            Verdict::Data | Verdict::Vouch | Verdict::Vouched => return Ok(None),
+        };
+        if answer {
+            let reason = match &event {
+                Event::Reset(reason) => *reason,
+                _ => Reason::Unspecified,
+            };
+            self.answer_reset(header.stream, reason);
+        }
+        Ok(Some(event))
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if bytes > self.input.len() + self.input.room_left() {
+            self.input.compact();
+            if bytes > self.input.len() + self.input.room_left() {
+                self.input.grow();
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! From the tunnel to the app.
+//!
+//! Invariants: DATA is written from where it was read, but for the last bytes
+//! of a stream whose END was read behind them; nothing is decoded beyond the
+//! stream's end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use watchword_proto::tunnel::Reason;
+
+use super::{Answer, Pump};
+use crate::edge::{AppStream, Leg, Transport};
+use crate::error::{CloseReason, TunnelError};
+use crate::link::Event;
+use crate::machine::{Farewell, Phase};
+
+impl<T: Transport, A: AppStream> Pump<T, A> {
+    /// Delivers and reads until one side makes it wait. True when something
+    /// happened that may let the other direction go on.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        let mut changed = false;
+        while self.settle_by.is_none() {
+            let slow = match self.deliver(cx) {
+                Poll::Ready(Ok(())) => false,
+                Poll::Ready(Err(_)) => {
+                    self.end(cx, CloseReason::AppReset, Reason::AppReset)?;
+                    return Ok(true);
+                }
+                Poll::Pending => true,
+            };
+            let has_fin = self.fin_due || self.link.machine.phase() == Phase::FinReceived;
+            self.waits.app_is_slow = slow && !has_fin;
+            if matches!(self.link.machine.phase(), Phase::Idle | Phase::Closed) {
+                return Ok(changed);
+            }
+            if self.waits.app_is_slow {
+                if !self.link.has_read_end() {
+                    match self.link.poll_fill(cx, true)? {
+                        Poll::Ready(()) => continue,
+                        Poll::Pending => return Ok(changed),
+                    }
+                }
+                self.absorbs = true;
+                self.absorb();
+            }
+            match self.link.next_event()? {
+                Some(event) => changed |= self.take(event)?,
+                None if self.link.poll_fill(cx, false)?.is_pending() => return Ok(changed),
+                None => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes to the app what is there for it, then its end.
+    fn deliver(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let Some(app) = self.leg.app() else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            let late = !self.backlog.is_empty();
+            let bytes = if late {
+                self.backlog.bytes()
+            } else {
+                self.link.deliverable()
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let count = ready!(Pin::new(&mut *app).poll_write(cx, bytes))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            if late {
+                self.backlog.consume(count);
+            } else {
+                self.link.delivered(count);
+            }
+            self.received += count as u64;
+        }
+        if self.fin_due {
+            ready!(Pin::new(app).poll_shutdown(cx))?;
+            self.fin_due = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, event: Event) -> Result<bool, TunnelError> {
+        match event {
+            Event::Data => {
+                if self.absorbs {
+                    self.absorb();
+                }
+                return Ok(false);
+            }
+            Event::Fin => self.fin_due = true,
+            Event::Opened => {
+                self.opened = true;
+                self.opened_by = None;
+            }
+            Event::Denied(denied) => {
+                self.leg = Leg::gone();
+                self.answer = Some(Answer::Denied(denied));
+                self.settle();
+            }
+            Event::Refused(errno) => {
+                self.answer = Some(Answer::Refused(errno));
+                self.settle();
+            }
+            Event::Reset(reason) => {
+                self.why.get_or_insert(CloseReason::PeerReset(reason));
+                self.reset_app();
+                self.settle();
+            }
+            Event::Farewell(Farewell::Replay, reason) => {
+                self.answer = Some(Answer::Replay(TunnelError::ClosedByPeer(reason)));
+            }
+            Event::Farewell(Farewell::Close, reason) => return Err(TunnelError::ClosedByPeer(reason)),
+            // The machine lets no OPEN or VOUCH in here, and an END that
+            // settles what we ended ourselves is awaited elsewhere.
+            Event::Farewell(Farewell::AfterStream, _) | Event::Open(_) | Event::Vouch | Event::Settled => {}
+        }
+        Ok(true)
+    }
+
+    fn absorb(&mut self) {
+        let bytes = self.link.deliverable();
+        let count = bytes.len();
+        self.backlog.push(bytes);
+        self.link.delivered(count);
+    }
+}

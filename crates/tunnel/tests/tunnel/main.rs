@@ -1,0 +1,13 @@
+//! Tunnels end to end, over in-memory connections: both drivers against each
+//! other, and each against a peer that is written out frame by frame.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod chance;
+mod edges;
+mod ends;
+mod peer;
+mod streams;
+mod tcp;
+mod timeouts;
+mod trouble;

@@ -1,0 +1,27 @@
+# What CI does, by name. `just` is a convenience: each recipe is one line.
+
+# Builds everything.
+build:
+    cargo build --release --workspace --all-targets
+
+# Formatting and lints, as CI wants them.
+check:
+    cargo fmt --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo deny check licenses bans sources
+
+# All tests; as an ordinary user add --no-root.
+test *ARGS:
+    scripts/test {{ARGS}}
+
+# A small mesh with a real call.
+first-call:
+    scripts/first-call
+
+# The micro-benchmarks.
+bench:
+    cargo bench --workspace
+
+# Lines of production code by file, largest first.
+size:
+    git ls-files '*.rs' | grep -vE 'tests?(/|\.rs$)|_tests\.rs$|^(tests|benches)/' | xargs wc -l | sort -rn | head -30

@@ -1,0 +1,82 @@
+//! What goes over the wire: the messages generated from `watchword/v1/*.proto`,
+//! and the conversions between them and the types of the pure crates.
+//!
+//! Invariants: nothing else in the project names prost, and a message from
+//! outside becomes a validated type here or is refused here.
+
+mod bundle;
+pub mod directory;
+mod payload;
+mod policies;
+
+pub use bundle::{bundle_from_proto, bundle_to_proto};
+pub use payload::{PayloadError, decode_payload, encode_payload};
+pub use policies::{POLICY_SCHEMA, policies_from_proto, policy_set_to_proto};
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+mod generated {
+    tonic::include_proto!("watchword.v1");
+}
+
+/// Identity and Discovery: what a sidecar and the control plane say.
+pub mod control {
+    pub use crate::generated::discovery_client::DiscoveryClient;
+    pub use crate::generated::discovery_server::{Discovery, DiscoveryServer};
+    pub use crate::generated::identity_client::IdentityClient;
+    pub use crate::generated::identity_server::{Identity, IdentityServer};
+    pub use crate::generated::{
+        Ack, AttestRequest, Bundle, Directory, Endpoint, Hello, IssueResponse, Nack, Policy, PolicySet, Port, Protocol,
+        RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request,
+        snapshot_update, subscribe_request,
+    };
+}
+
+/// What people ask of the control plane.
+pub mod admin {
+    pub use crate::generated::admin_client::AdminClient;
+    pub use crate::generated::admin_server::{Admin, AdminServer};
+    pub use crate::generated::{
+        CreateTokenRequest, CreateTokenResponse, Lineage, SnapshotState, StatusRequest, StatusResponse, Subscriber,
+    };
+}
+
+/// Control payloads of watchword/1 frames.
+pub mod tunnel {
+    pub use crate::generated::{Denied, Goaway, Open, Opened, Reason, Refused, Reset};
+}
+
+/// Why a message from outside can't become one of our types.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidMessage {
+    /// Which field, from the message's root.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl InvalidMessage {
+    pub(crate) fn new(field: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Debug for generated::AttestRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AttestRequest")
+            .field("csr", &self.csr.len())
+            .field("evidence", &"(secret)")
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for generated::CreateTokenResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreateTokenResponse")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+//! The pages of `proxy-admin.sock`: what this sidecar is, knows and does. For
+//! its operator alone: the app can't open the socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::net::UnixListener;
+use watchword_daemon::{Metrics, Page, Pages, Readiness};
+use watchword_mtls::Credentials;
+
+use crate::config::Config;
+use crate::connection::Connections;
+use crate::snapshots::Snapshots;
+
+/// The longest path of a Unix socket that Linux takes, without its NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What the pages show.
+pub(crate) struct Shown {
+    pub(crate) config: Arc<Config>,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
+    pub(crate) credentials: Credentials,
+    pub(crate) connections: Connections,
+    pub(crate) snapshots: Arc<Snapshots>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    spiffe_id: String,
+    serial: String,
+    /// Unix seconds.
+    not_before: u64,
+    /// Unix seconds.
+    not_after: u64,
+    generation: u64,
+    trust_domains: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Policies<'a> {
+    /// Null before the first snapshot.
+    policies: Option<&'a [String]>,
+    services_in_directory: Option<usize>,
+}
+
+/// All pages.
+pub(crate) fn pages(shown: Shown) -> Pages {
+    let Shown {
+        config,
+        readiness,
+        metrics,
+        credentials,
+        connections,
+        snapshots,
+    } = shown;
+    Pages::of_daemon(readiness, metrics)
+        .with("/config", move || Page::text(format!("{config:#?}\n")))
+        .with("/certs", move || Page::json(certificates(&credentials)))
+        .with("/connections", move || Page::json(connections.to_json()))
+        .with("/policy", move || Page::json(policies(&snapshots)))
+}
+
+fn certificates(credentials: &Credentials) -> String {
+    let shown = credentials.current().map(|current| Certificate {
+        spiffe_id: current.svid().id().to_string(),
+        serial: current.svid().serial().to_owned(),
+        not_before: unix_seconds(current.svid().not_before()),
+        not_after: unix_seconds(current.svid().not_after()),
+        generation: current.number(),
+        trust_domains: current.bundle().iter().map(|(domain, _)| domain.to_string()).collect(),
+    });
+    to_json(&shown)
+}
+
+fn policies(snapshots: &Snapshots) -> String {
+    let names = snapshots.policy_names();
+    to_json(&Policies {
+        policies: names.as_ref().map(|names| names.as_slice()),
+        services_in_directory: snapshots.directory().map(|directory| directory.service_count()),
+    })
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Binds `proxy-admin.sock`, for this uid alone. One that a process left
+/// behind is replaced; one that is served is not.
+///
+/// # Errors
+/// When the path is too long or taken, or the folder can't be written.
+pub(crate) fn bind(folder: &Path) -> io::Result<UnixListener> {
+    let path: PathBuf = folder.join("proxy-admin.sock");
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let problem = format!(
+            "{} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter runDir",
+            path.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            let problem = format!("another proxy serves {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, problem));
+        }
+        std::fs::remove_file(&path)?;
+    }
+    let listener = UnixListener::bind(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

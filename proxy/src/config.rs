@@ -1,0 +1,316 @@
+//! The proxy's configuration file: YAML, unknown keys refused, read once.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use thiserror::Error;
+use watchword_identity::SpiffeId;
+
+/// A daemon's sockets on a machine and in a pod.
+const DEFAULT_RUN_DIR: &str = "/run/watchword";
+/// `/livez`, `/readyz` and `/metrics`.
+const DEFAULT_HEALTH_PORT: u16 = 15020;
+/// The uid that the sidecar runs under where it has one of its own.
+pub const PROXY_UID: u32 = 1337;
+/// The mark on the sidecar's own packets: "WW" and a number.
+pub const PROXY_MARK: u32 = 0x5757_0001;
+
+/// Why a configuration can't be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{file}: {problem}")]
+    Read {
+        /// Which file.
+        file: String,
+        /// The system's word for it.
+        problem: std::io::Error,
+    },
+    /// The text is not a configuration.
+    #[error("{file}:{line}:{column}: {problem}")]
+    Parse {
+        /// Which file.
+        file: String,
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// Something that this version does not do.
+    #[error("{file}: {problem}")]
+    Unsupported {
+        /// Which file.
+        file: String,
+        /// What, and what to do instead.
+        problem: String,
+    },
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Where certificates and snapshots come from.
+    pub control_plane: ControlPlane,
+    /// How to show the control plane what we are.
+    pub attestation: Attestation,
+    /// What to capture.
+    #[serde(default)]
+    pub interception: Interception,
+    /// What this proxy is for.
+    #[serde(default)]
+    pub role: Role,
+    /// Threads that carry traffic.
+    #[serde(default = "one")]
+    pub workers: u16,
+    /// The folder of `proxy-admin.sock`.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// Where `/livez`, `/readyz` and `/metrics` are served by TCP; by default
+    /// port 15020 of every address.
+    pub health_listen: Option<SocketAddr>,
+}
+
+/// Where certificates and snapshots come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControlPlane {
+    /// HOST:PORT, or unix:/PATH.
+    pub address: ControlAddress,
+    /// Who must answer there.
+    pub id: SpiffeIdText,
+    /// PEM: the roots that its certificate must lead to.
+    pub bundle_file: PathBuf,
+}
+
+/// HOST:PORT, or unix:/PATH.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ControlAddress {
+    /// A name or address, and a port.
+    Tcp(String),
+    /// An absolute path.
+    Unix(PathBuf),
+}
+
+impl TryFrom<String> for ControlAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path))
+            } else {
+                Err(format!("{text:?}: the path after unix: must be absolute"))
+            };
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+                Ok(Self::Tcp(text))
+            }
+            _ => Err(format!("{text:?}: expected HOST:PORT or unix:/PATH")),
+        }
+    }
+}
+
+/// A SPIFFE ID in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SpiffeIdText(pub SpiffeId);
+
+impl TryFrom<String> for SpiffeIdText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        SpiffeId::new(&text)
+            .map(Self)
+            .map_err(|error| format!("{text:?} is not a SPIFFE ID: {error}"))
+    }
+}
+
+/// How to show the control plane what we are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attestation {
+    /// A join token; `-` reads one line from standard input.
+    pub token_file: Option<PathBuf>,
+    /// Not yet.
+    pub service_account_token_file: Option<PathBuf>,
+    /// Not yet.
+    pub unix: Option<bool>,
+}
+
+/// What to capture.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Interception {
+    /// Which of a network namespace's connections are captured.
+    pub scope: Option<Scope>,
+    /// How the sidecar's own connections are told from the app's.
+    #[serde(default)]
+    pub loop_protection: LoopProtection,
+    /// The app's ports that stay as they are.
+    #[serde(default)]
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Remote ports that are reached directly.
+    #[serde(default)]
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Remote addresses that are reached directly.
+    #[serde(default)]
+    pub exclude_outbound_ranges: Vec<IpNet>,
+}
+
+/// Which of a network namespace's connections are captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// All: the namespace is the workload's alone, as in a pod.
+    Namespace,
+}
+
+/// How the sidecar's own connections are told from the app's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoopProtection {
+    /// By the uid that it runs under.
+    #[default]
+    Uid,
+    /// By a mark on its packets: where there is only one uid, or where the
+    /// app might run under any.
+    Mark,
+}
+
+/// What this proxy is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// Beside one workload, whose traffic it captures.
+    #[default]
+    Sidecar,
+    /// Not yet.
+    Agent,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// With file, line and column where there is one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|problem| ConfigError::Read {
+            file: file.clone(),
+            problem,
+        })?;
+        Self::parse(&file, &text)
+    }
+
+    /// Checks a text; `file` names it in errors.
+    ///
+    /// # Errors
+    /// With line and column where there is one.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            ConfigError::Parse {
+                file: file.into(),
+                line,
+                column,
+                problem: error.without_snippet().to_string(),
+            }
+        })?;
+        config.check().map_err(|problem| ConfigError::Unsupported {
+            file: file.into(),
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.role == Role::Agent {
+            return Err("role: agent is not supported by this version yet; leave `role` out for a sidecar".into());
+        }
+        if self.attestation.service_account_token_file.is_some() || self.attestation.unix.is_some() {
+            return Err("attestation: only `tokenFile` is supported by this version yet".into());
+        }
+        if self.attestation.token_file.is_none() {
+            return Err(
+                "attestation: `tokenFile` is missing; make a token with `watchword token create --id ID`".into(),
+            );
+        }
+        if !(1..=64).contains(&self.workers) {
+            return Err(format!("workers: {} is not between 1 and 64", self.workers));
+        }
+        Ok(())
+    }
+
+    /// Where health pages are served by TCP.
+    pub fn health_listen(&self) -> SocketAddr {
+        self.health_listen
+            .unwrap_or_else(|| (std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_HEALTH_PORT).into())
+    }
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn default_run_dir() -> PathBuf {
+    DEFAULT_RUN_DIR.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SMALLEST: &str = "controlPlane: {address: 'unix:/run/watchword/control.sock', \
+        id: 'spiffe://example.org/watchword/control-plane', bundleFile: /run/watchword/bundle.pem}\n\
+        attestation: {tokenFile: '-'}\n";
+
+    #[test]
+    fn the_smallest_file_is_enough() {
+        let config = Config::parse("proxy.yaml", SMALLEST).unwrap();
+        assert_eq!(config.workers, 1);
+        assert_eq!(config.health_listen().port(), 15020);
+        assert_eq!(config.interception.loop_protection, LoopProtection::Uid);
+    }
+
+    #[test]
+    fn the_example_in_deploy_is_valid() {
+        let text = include_str!("../../deploy/proxy.yaml");
+        Config::parse("deploy/proxy.yaml", text).unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        let table = [
+            ("wrkers: 2\n", "proxy.yaml:3:1: "),
+            ("workers: 0\n", "proxy.yaml: workers: 0 is not between 1 and 64"),
+            ("workers: many\n", "proxy.yaml:3:10: "),
+            ("role: agent\n", "proxy.yaml: role: agent is not supported"),
+            ("interception: {excludeOutboundRanges: [10/99]}\n", "proxy.yaml:3:"),
+        ];
+        for (line, expected) in table {
+            let error = Config::parse("proxy.yaml", &format!("{SMALLEST}{line}"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_control_address_is_a_port_or_a_socket() {
+        let parse = |text: &str| ControlAddress::try_from(text.to_owned());
+        assert_eq!(parse("unix:/a/b"), Ok(ControlAddress::Unix("/a/b".into())));
+        assert_eq!(parse("[::1]:15012"), Ok(ControlAddress::Tcp("[::1]:15012".into())));
+        for wrong in ["", "host", "host:0", ":15012", "unix:control.sock", "host:99999"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

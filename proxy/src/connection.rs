@@ -1,0 +1,410 @@
+//! The record of each connection: made before anything is judged, so that a
+//! change in between is not missed; ended once, with the reason, in the log
+//! and the metrics.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use watchword_daemon::Clock;
+use watchword_policy::{Decision, Reason as PolicyReason};
+use watchword_proto::tunnel::Denied;
+use watchword_tunnel::{AppStream, CloseReason, Closed};
+
+use crate::enforce::Why;
+use crate::telemetry::Telemetry;
+
+/// Which way a connection goes, seen from the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    Inbound,
+    Outbound,
+}
+
+impl Direction {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// Why a call was refused, and the rule that did it.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: &'static str,
+    pub(crate) why: Why,
+    pub(crate) policy: Option<Arc<str>>,
+    pub(crate) rule: Option<Arc<str>>,
+}
+
+impl Refusal {
+    /// For a reason that no policy gives.
+    pub(crate) fn of(why: Why) -> Self {
+        Self {
+            reason: why.label(),
+            why,
+            policy: None,
+            rule: None,
+        }
+    }
+
+    /// By a policy.
+    pub(crate) fn by(decision: Decision) -> Self {
+        let why = match decision.reason {
+            PolicyReason::DenyRule => Why::DenyRule,
+            PolicyReason::NoPolicy => Why::NoPolicy,
+            _ => Why::NoAllowRule,
+        };
+        Self {
+            reason: why.label(),
+            why,
+            policy: decision.policy,
+            rule: decision.rule,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    /// `ok`, `denied`, `refused` or `failed`.
+    pub(crate) result: &'static str,
+    /// From a closed set.
+    pub(crate) reason: &'static str,
+    pub(crate) policy: String,
+    pub(crate) rule: String,
+    /// From the app that called.
+    pub(crate) sent: u64,
+    /// To the app that called.
+    pub(crate) received: u64,
+    /// For people; empty when there is no more to say.
+    pub(crate) detail: String,
+}
+
+impl Ended {
+    pub(crate) fn failed(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            result: "failed",
+            reason,
+            policy: String::new(),
+            rule: String::new(),
+            sent: 0,
+            received: 0,
+            detail: detail.into(),
+        }
+    }
+
+    /// The app could not be reached.
+    pub(crate) fn refused(detail: &str) -> Self {
+        Self {
+            result: "refused",
+            ..Self::failed("app-unreachable", detail)
+        }
+    }
+
+    /// Carried to its end.
+    pub(crate) fn finished(sent: u64, received: u64, decision: &Decision) -> Self {
+        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        Self {
+            result: "ok",
+            policy: text(&decision.policy),
+            rule: text(&decision.rule),
+            sent,
+            received,
+            ..Self::failed("finished", "")
+        }
+    }
+
+    /// A stream that we served: what our app sent is what the caller received.
+    pub(crate) fn of_served<A: AppStream>(closed: &Closed<A>, decision: &Decision) -> Self {
+        let carried = Self::finished(closed.received, closed.sent, decision);
+        Self {
+            sent: carried.sent,
+            received: carried.received,
+            policy: carried.policy,
+            rule: carried.rule,
+            ..why(&closed.why)
+        }
+    }
+
+    /// A stream that our app made.
+    pub(crate) fn of_made<A: AppStream>(closed: &Closed<A>) -> Self {
+        Self {
+            sent: closed.sent,
+            received: closed.received,
+            ..why(&closed.why)
+        }
+    }
+
+    /// The other side's policies said no.
+    pub(crate) fn denied_by_peer(denied: &Denied) -> Self {
+        Self {
+            result: "denied",
+            policy: denied.policy.clone(),
+            rule: denied.rule.clone(),
+            ..Self::failed(Why::label_of(denied.reason()), "")
+        }
+    }
+
+    pub(crate) fn denied(refusal: &Refusal) -> Self {
+        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        let mut ended = Self::failed(refusal.reason, "");
+        ended.result = "denied";
+        ended.policy = text(&refusal.policy);
+        ended.rule = text(&refusal.rule);
+        ended
+    }
+}
+
+fn why(close: &CloseReason) -> Ended {
+    let detail = match close {
+        CloseReason::Finished => {
+            return Ended {
+                result: "ok",
+                ..Ended::failed(close.label(), "")
+            };
+        }
+        CloseReason::PeerReset(reason) | CloseReason::Cut(reason) => Why::label_of(*reason).to_owned(),
+        CloseReason::Lost(error) => error.to_string(),
+        CloseReason::AppReset | CloseReason::OpenTimeout => String::new(),
+    };
+    Ended::failed(close.label(), detail)
+}
+
+/// The last call that was denied, for people.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LastDenial {
+    /// Unix seconds.
+    time: u64,
+    direction: Direction,
+    peer: String,
+    port: u16,
+    policy: String,
+    rule: String,
+    reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Open {
+    direction: Direction,
+    client: SocketAddr,
+    dialled: SocketAddr,
+    peer: String,
+    /// Unix seconds.
+    since: u64,
+}
+
+/// A macro, since a level must be known when the line is compiled.
+macro_rules! access_line {
+    ($level:path, $connection:expr, $ended:expr, $client_id:expr, $server_id:expr) => {{
+        use $level as level;
+        level!(
+            target: "access",
+            direction = $connection.direction.label(),
+            client_id = $client_id,
+            server_id = $server_id,
+            client = %$connection.client,
+            dialled = %$connection.dialled,
+            protocol = "tcp",
+            decision = if $ended.result == "denied" { "deny" } else { "allow" },
+            policy = $ended.policy,
+            rule = $ended.rule,
+            result = $ended.result,
+            reason = $ended.reason,
+            bytes_sent = $ended.sent,
+            bytes_received = $ended.received,
+            duration_ms = u64::try_from($connection.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            detail = $ended.detail,
+            "connection"
+        );
+    }};
+}
+
+/// All connections of this proxy. Clones share one state.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    own_id: Mutex<String>,
+    open: Mutex<BTreeMap<u64, Open>>,
+    next: AtomicU64,
+    last_denial: Mutex<Option<LastDenial>>,
+    clock: Arc<dyn Clock>,
+    telemetry: Telemetry,
+}
+
+/// What `/connections` shows.
+#[derive(Serialize)]
+struct Shown<'a> {
+    active: usize,
+    last_denial: Option<LastDenial>,
+    /// The oldest, a hundred at most.
+    connections: Vec<&'a Open>,
+}
+
+impl Connections {
+    pub(crate) fn new(clock: Arc<dyn Clock>, telemetry: Telemetry) -> Self {
+        let inner = Inner {
+            own_id: Mutex::default(),
+            open: Mutex::default(),
+            next: AtomicU64::new(1),
+            last_denial: Mutex::default(),
+            clock,
+            telemetry,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Who we are, for the log.
+    pub(crate) fn set_own_id(&self, id: String) {
+        *lock(&self.inner.own_id) = id;
+    }
+
+    /// Records a connection at its start.
+    pub(crate) fn begin(&self, direction: Direction, client: SocketAddr, dialled: SocketAddr) -> Connection {
+        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let open = Open {
+            direction,
+            client,
+            dialled,
+            peer: String::new(),
+            since: self.unix_now(),
+        };
+        lock(&self.inner.open).insert(id, open);
+        self.inner.telemetry.connection_opened(direction.label());
+        Connection {
+            id,
+            direction,
+            client,
+            dialled,
+            peer: String::new(),
+            began: Instant::now(),
+            ended: false,
+            connections: self.clone(),
+        }
+    }
+
+    /// How many are open.
+    pub(crate) fn active(&self) -> usize {
+        lock(&self.inner.open).len()
+    }
+
+    /// As JSON, for the admin page.
+    pub(crate) fn to_json(&self) -> String {
+        let open = lock(&self.inner.open);
+        let shown = Shown {
+            active: open.len(),
+            last_denial: lock(&self.inner.last_denial).clone(),
+            connections: open.values().take(100).collect(),
+        };
+        serde_json::to_string(&shown).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.inner.telemetry
+    }
+
+    fn unix_now(&self) -> u64 {
+        unix_seconds(self.inner.clock.now())
+    }
+}
+
+/// One connection. Dropped without [`Connection::end`], it ends as cancelled.
+pub(crate) struct Connection {
+    id: u64,
+    direction: Direction,
+    client: SocketAddr,
+    dialled: SocketAddr,
+    peer: String,
+    began: Instant,
+    ended: bool,
+    connections: Connections,
+}
+
+impl Connection {
+    /// Once it is known who is at the other end.
+    pub(crate) fn set_peer(&mut self, peer: String) {
+        if let Some(open) = lock(&self.connections.inner.open).get_mut(&self.id) {
+            open.peer.clone_from(&peer);
+        }
+        self.peer = peer;
+    }
+
+    /// Not a connection after all: the streams on it are.
+    pub(crate) fn forget(mut self) {
+        self.ended = true;
+        lock(&self.connections.inner.open).remove(&self.id);
+        self.connections
+            .inner
+            .telemetry
+            .connection_forgotten(self.direction.label());
+    }
+
+    /// The one end: log line, metrics, and no longer among the open ones.
+    pub(crate) fn end(mut self, ended: &Ended) {
+        self.finish(ended);
+    }
+
+    fn finish(&mut self, ended: &Ended) {
+        self.ended = true;
+        let inner = &self.connections.inner;
+        lock(&inner.open).remove(&self.id);
+        inner
+            .telemetry
+            .connection_closed(self.direction.label(), &self.peer, ended.result, ended.reason);
+        inner
+            .telemetry
+            .carried(self.direction.label(), ended.sent + ended.received);
+        if ended.result == "denied" {
+            *lock(&inner.last_denial) = Some(LastDenial {
+                time: unix_seconds(inner.clock.now()),
+                direction: self.direction,
+                peer: self.peer.clone(),
+                port: self.dialled.port(),
+                policy: ended.policy.clone(),
+                rule: ended.rule.clone(),
+                reason: ended.reason,
+            });
+        }
+        self.log(ended);
+    }
+
+    /// The access log: one line per connection.
+    fn log(&self, ended: &Ended) {
+        let own = lock(&self.connections.inner.own_id).clone();
+        let (client_id, server_id) = match self.direction {
+            Direction::Inbound => (self.peer.as_str(), own.as_str()),
+            Direction::Outbound => (own.as_str(), self.peer.as_str()),
+        };
+        // A call that did not come to its end is what people look for.
+        if ended.result == "ok" {
+            access_line!(tracing::info, self, ended, client_id, server_id);
+        } else {
+            access_line!(tracing::warn, self, ended, client_id, server_id);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(&Ended::failed("shutdown", ""));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,242 @@
+//! Our certificate: asked for at start, replaced at half its life, for ever.
+//! Keys are made here, live in memory, and are never used twice.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+use watchword_daemon::{Blocker, Clock, sleep_until};
+use watchword_identity::schedule::{pause_after, renew_at};
+use watchword_identity::{Bundle, BundleError, SpiffeId, Svid, SvidError};
+use watchword_mtls::{ControlClient, Credentials, PublishError};
+use watchword_proto::control::{AttestRequest, IdentityClient, IssueResponse, RenewRequest, attest_request};
+use watchword_proto::{InvalidMessage, bundle_from_proto};
+
+use super::channel::{ControlPlane, explain};
+use super::token::{TokenError, TokenSource};
+use crate::connection::Connections;
+
+/// Why there is no new certificate this time.
+#[derive(Debug, Error)]
+pub(crate) enum ObtainError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the trust bundle {file} can't be used: {problem}")]
+    BundleFile { file: String, problem: String },
+    #[error("{0}")]
+    Reach(String),
+    #[error("the control plane refused ({0:?}): {1}")]
+    Refused(tonic::Code, String),
+    #[error("the control plane's answer is not usable: {0}")]
+    Answer(String),
+    #[error("a key or request can't be made: {0}")]
+    Key(#[from] rcgen::Error),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl From<SvidError> for ObtainError {
+    fn from(error: SvidError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+impl From<InvalidMessage> for ObtainError {
+    fn from(error: InvalidMessage) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+impl From<BundleError> for ObtainError {
+    fn from(error: BundleError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+impl From<tonic::Status> for ObtainError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(status.code(), status.message().to_owned())
+    }
+}
+
+/// A fresh key, and the request that asks for an ID with it. Kept until it is
+/// answered: a lost answer is asked for again with the same key.
+struct KeyRequest {
+    id: SpiffeId,
+    key: PrivateKeyDer<'static>,
+    csr: Vec<u8>,
+}
+
+impl KeyRequest {
+    fn new(id: SpiffeId) -> Result<Self, ObtainError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.to_string().as_str().try_into()?)];
+        let csr = params.serialize_request(&key)?.der().to_vec();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Self { id, key, csr })
+    }
+}
+
+/// Keeps the process's identity fresh.
+pub(crate) struct IdentityKeeper {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) bundle_file: PathBuf,
+    pub(crate) token: TokenSource,
+    pub(crate) credentials: Credentials,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) connections: Connections,
+    pub(crate) blocker: Blocker,
+}
+
+impl IdentityKeeper {
+    /// Runs until it is dropped.
+    pub(crate) async fn keep(self) {
+        let mut request = None;
+        let mut failures = 0;
+        loop {
+            match self.obtain(&mut request).await {
+                Ok(not_after) => {
+                    failures = 0;
+                    request = None;
+                    self.connections.telemetry().renewed("ok");
+                    self.blocker.clear();
+                    let renew = renew_at(self.clock.now(), not_after, fastrand::f64());
+                    sleep_until(&self.clock, renew).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.connections.telemetry().renewed("failed");
+                    self.failed(&error, failures).await;
+                }
+            }
+        }
+    }
+
+    /// Says what is wrong, and waits; goes on with what it has until that expires.
+    async fn failed(&self, error: &ObtainError, failures: u32) {
+        let left = self.time_left();
+        let reason = self.with_remedy(error);
+        tracing::warn!(
+            reason,
+            failures,
+            left_s = left.as_secs(),
+            "no new certificate; will try again"
+        );
+        let pause = pause_after(failures, left, fastrand::f64());
+        if left.is_zero() {
+            self.blocker.block(reason);
+        } else if left <= pause {
+            self.blocker
+                .block(format!("the certificate is about to expire: {reason}"));
+        }
+        sleep_until(&self.clock, self.clock.now() + pause).await;
+    }
+
+    fn with_remedy(&self, error: &ObtainError) -> String {
+        match error {
+            ObtainError::Refused(tonic::Code::PermissionDenied | tonic::Code::Unauthenticated, _) => {
+                let id = self
+                    .credentials
+                    .current()
+                    .map_or("ID".to_owned(), |current| current.svid().id().to_string());
+                format!("{error}; if this workload lost its key, make a new token: `watchword token create --id {id}`")
+            }
+            _ => error.to_string(),
+        }
+    }
+
+    fn time_left(&self) -> Duration {
+        self.credentials
+            .current()
+            .and_then(|current| current.svid().not_after().duration_since(self.clock.now()).ok())
+            .unwrap_or_default()
+    }
+
+    /// One try. Returns when the new certificate ends.
+    async fn obtain(&self, request: &mut Option<KeyRequest>) -> Result<SystemTime, ObtainError> {
+        let (response, key) = match self.credentials.valid().zip(self.credentials.control_client()) {
+            Some((current, client)) => {
+                let request = request_for(request, current.svid().id())?;
+                (self.renew(client, request.csr.clone()).await?, request)
+            }
+            None => {
+                let token = self.token.read()?;
+                let request = request_for(request, &token.id)?;
+                (self.attest(token.text, request.csr.clone()).await?, request)
+            }
+        };
+        self.publish(response, key)
+    }
+
+    async fn renew(&self, client: ControlClient, csr: Vec<u8>) -> Result<IssueResponse, ObtainError> {
+        let mut client = self.identity_client(client).await?;
+        Ok(client.renew(RenewRequest { csr }).await?.into_inner())
+    }
+
+    async fn attest(&self, token: String, csr: Vec<u8>) -> Result<IssueResponse, ObtainError> {
+        let bundle = self.given_bundle()?;
+        let credentials = self.credentials.clone();
+        let now = watchword_mtls::Now::new(move || credentials.now());
+        let mut client = self.identity_client(ControlClient::anonymous(bundle, now)?).await?;
+        let evidence = Some(attest_request::Evidence::JoinToken(token));
+        Ok(client.attest(AttestRequest { csr, evidence }).await?.into_inner())
+    }
+
+    async fn identity_client(
+        &self,
+        client: ControlClient,
+    ) -> Result<IdentityClient<tonic::transport::Channel>, ObtainError> {
+        let channel = self
+            .control_plane
+            .connect(client)
+            .await
+            .map_err(|error| ObtainError::Reach(explain(&error)))?;
+        Ok(IdentityClient::new(channel).max_decoding_message_size(1024 * 1024))
+    }
+
+    /// The roots that we were given: read each time, since they may be replaced.
+    fn given_bundle(&self) -> Result<Bundle, ObtainError> {
+        let unusable = |problem: String| ObtainError::BundleFile {
+            file: self.bundle_file.display().to_string(),
+            problem,
+        };
+        let pem = std::fs::read(&self.bundle_file).map_err(|error| unusable(error.to_string()))?;
+        let domain = self.control_plane.trust_domain();
+        Bundle::from_pem(domain, &pem).map_err(|error| unusable(error.to_string()))
+    }
+
+    fn publish(&self, response: IssueResponse, request: &KeyRequest) -> Result<SystemTime, ObtainError> {
+        let chain = response.chain.into_iter().map(CertificateDer::from).collect();
+        let svid = Svid::from_chain(chain)?;
+        if svid.id() != &request.id {
+            return Err(ObtainError::Answer(format!(
+                "asked for {}, got {}",
+                request.id,
+                svid.id()
+            )));
+        }
+        let bundle = response
+            .bundle
+            .ok_or_else(|| ObtainError::Answer("it has no bundle".into()))?;
+        let generation = self
+            .credentials
+            .publish(&svid, &request.key, bundle_from_proto(bundle)?)?;
+        self.connections.set_own_id(svid.id().to_string());
+        self.connections.telemetry().identity(generation, svid.not_after());
+        tracing::info!(id = %svid.id(), serial = svid.serial(), generation, "new certificate");
+        Ok(svid.not_after())
+    }
+}
+
+/// The request that is under way, or a new one when it was for another ID.
+fn request_for<'a>(request: &'a mut Option<KeyRequest>, id: &SpiffeId) -> Result<&'a KeyRequest, ObtainError> {
+    match request.take() {
+        Some(made) if made.id == *id => Ok(request.insert(made)),
+        _ => Ok(request.insert(KeyRequest::new(id.clone())?)),
+    }
+}

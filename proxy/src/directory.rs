@@ -1,0 +1,184 @@
+//! The directory, indexed by what an app dials.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use watchword_identity::SpiffeId;
+use watchword_proto::directory::{Directory, Protocol};
+
+/// One place to call, and who must answer there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) id: SpiffeId,
+    pub(crate) service: Arc<str>,
+    pub(crate) protocol: Protocol,
+}
+
+/// What the directory says of an address that an app dials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// These serve it: at least one.
+    Endpoints(Arc<[Endpoint]>),
+    /// The service is known, and nothing of it serves this port.
+    PortNotDeclared,
+    /// One of the mesh's own addresses, but nobody's now.
+    Unlisted,
+    /// Not the mesh's.
+    Outside,
+}
+
+/// Answers in constant time but for the few ranges.
+#[derive(Debug, Default)]
+pub(crate) struct DirectoryIndex {
+    by_address: HashMap<SocketAddr, Arc<[Endpoint]>>,
+    known: HashSet<IpAddr>,
+    mesh_ranges: Vec<IpNet>,
+    services: usize,
+}
+
+impl DirectoryIndex {
+    pub(crate) fn new(directory: &Directory) -> Self {
+        let mut index = Self {
+            mesh_ranges: directory.mesh_ranges.clone(),
+            services: directory.services.len(),
+            ..Self::default()
+        };
+        let mut owners: HashMap<SocketAddr, Vec<Endpoint>> = HashMap::new();
+        for service in &directory.services {
+            let name: Arc<str> = service.name.as_str().into();
+            index.known.extend(&service.virtual_addresses);
+            let mut by_port: HashMap<u16, Vec<Endpoint>> = HashMap::new();
+            for endpoint in &service.endpoints {
+                index.known.insert(endpoint.address);
+                for &port in &endpoint.ports {
+                    let protocol = service.ports.get(&port).copied().unwrap_or(Protocol::Tcp);
+                    let address = SocketAddr::new(endpoint.address, port);
+                    let endpoint = Endpoint {
+                        address,
+                        id: endpoint.id.clone(),
+                        service: Arc::clone(&name),
+                        protocol,
+                    };
+                    owners.entry(address).or_default().push(endpoint.clone());
+                    by_port.entry(port).or_default().push(endpoint);
+                }
+            }
+            index.add_virtual(&service.virtual_addresses, &by_port);
+        }
+        for (address, owners) in owners {
+            // An address that two services claim has no identity.
+            if let [_] = owners[..] {
+                index.by_address.insert(address, owners.into());
+            }
+        }
+        index
+    }
+
+    /// A virtual address stands for endpoints of its own family where there
+    /// are any: a call by IPv6 stays one.
+    fn add_virtual(&mut self, addresses: &[IpAddr], by_port: &HashMap<u16, Vec<Endpoint>>) {
+        for &address in addresses {
+            for (&port, endpoints) in by_port {
+                let same_family: Vec<_> = endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.address.is_ipv4() == address.is_ipv4())
+                    .cloned()
+                    .collect();
+                let endpoints = if same_family.is_empty() {
+                    endpoints.clone()
+                } else {
+                    same_family
+                };
+                self.by_address.insert(SocketAddr::new(address, port), endpoints.into());
+            }
+        }
+    }
+
+    pub(crate) fn find(&self, dialled: SocketAddr) -> Found {
+        if let Some(endpoints) = self.by_address.get(&dialled) {
+            return Found::Endpoints(Arc::clone(endpoints));
+        }
+        if self.known.contains(&dialled.ip()) {
+            return Found::PortNotDeclared;
+        }
+        if self.mesh_ranges.iter().any(|range| range.contains(&dialled.ip())) {
+            return Found::Unlisted;
+        }
+        Found::Outside
+    }
+
+    pub(crate) fn service_count(&self) -> usize {
+        self.services
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::collections::BTreeMap;
+
+    use watchword_proto::directory::{Endpoint as Listed, Service};
+
+    use super::*;
+
+    fn service(name: &str, virtual_address: &str, endpoints: &[&str]) -> Service {
+        Service {
+            name: name.into(),
+            virtual_addresses: vec![virtual_address.parse().unwrap()],
+            ports: BTreeMap::from([(8080, Protocol::Http)]),
+            endpoints: endpoints
+                .iter()
+                .map(|address| Listed {
+                    address: address.parse().unwrap(),
+                    ports: vec![8080],
+                    id: SpiffeId::new(format!("spiffe://example.org/{name}")).unwrap(),
+                })
+                .collect(),
+        }
+    }
+
+    fn index() -> DirectoryIndex {
+        DirectoryIndex::new(&Directory {
+            services: vec![
+                service("orders", "240.0.0.1", &["10.87.0.2", "10.87.0.3", "fd87::2"]),
+                service("web", "fd77::2", &["10.87.0.4", "fd87::4"]),
+                service("claims-it-too", "240.0.0.9", &["10.87.0.4"]),
+            ],
+            mesh_ranges: vec!["10.87.0.0/16".parse().unwrap(), "240.0.0.0/16".parse().unwrap()],
+        })
+    }
+
+    fn endpoints(dialled: &str) -> Vec<String> {
+        match index().find(dialled.parse().unwrap()) {
+            Found::Endpoints(found) => found.iter().map(|endpoint| endpoint.address.to_string()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_virtual_address_stands_for_the_endpoints_of_its_family() {
+        assert_eq!(endpoints("240.0.0.1:8080"), ["10.87.0.2:8080", "10.87.0.3:8080"]);
+        assert_eq!(endpoints("[fd77::2]:8080"), ["[fd87::4]:8080"]);
+    }
+
+    #[test]
+    fn an_endpoint_is_itself() {
+        assert_eq!(endpoints("10.87.0.3:8080"), ["10.87.0.3:8080"]);
+    }
+
+    #[test]
+    fn what_is_not_listed_is_told_apart() {
+        let find = |dialled: &str| index().find(dialled.parse().unwrap());
+        assert_eq!(find("240.0.0.1:9999"), Found::PortNotDeclared);
+        assert_eq!(find("10.87.0.77:8080"), Found::Unlisted);
+        assert_eq!(find("192.0.2.1:8080"), Found::Outside);
+    }
+
+    #[test]
+    fn an_address_that_two_services_claim_has_no_identity() {
+        assert_eq!(index().find("10.87.0.4:8080".parse().unwrap()), Found::PortNotDeclared);
+    }
+}

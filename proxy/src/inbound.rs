@@ -1,0 +1,257 @@
+//! The story of a connection that comes to the workload: where it was going,
+//! who calls, whether they may, and then the bytes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use watchword_identity::SpiffeId;
+use watchword_mtls::{HandshakeError, Peer, accept_tunnel};
+use watchword_policy::Decision;
+use watchword_proto::tunnel::{Denied, Reason};
+use watchword_tunnel::{AppStream, Closed, Dialled, Opening, ServerTunnel, TunnelError};
+
+use crate::connection::{Connection, Direction, Ended, Refusal};
+use crate::enforce::{Question, Why};
+use crate::intercept::CANARY_PORT;
+use crate::intercept::original::{is_local, original_destination};
+use crate::tunnel_io::TunnelIo;
+use crate::worker::Mesh;
+
+/// Takes a connection that the kernel sent to us, as a task of its own.
+pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
+    let mesh = mesh.clone();
+    tokio::spawn(async move { receive(&mesh, stream, from).await });
+}
+
+/// From the accepted connection to its last stream.
+async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
+    let dialled = match original_destination(&stream) {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
+            return stream.abort();
+        }
+    };
+    if dialled.port() == CANARY_PORT {
+        return answer_canary(stream).await;
+    }
+    let connection = mesh.connections.begin(Direction::Inbound, from, dialled);
+    if !is_local(dialled.ip()).unwrap_or(false) {
+        stream.abort();
+        return connection.end(&Ended::denied(&Refusal::of(Why::NotLocal)));
+    }
+    let (tunnel, peer, own) = match shake_hands(mesh, stream).await {
+        Ok(shaken) => shaken,
+        Err(ended) => return connection.end(&ended),
+    };
+    connection.forget();
+    let caller = Caller {
+        mesh,
+        from,
+        dialled,
+        peer,
+        own,
+    };
+    if let Err(error) = caller.serve_streams(tunnel).await {
+        tracing::debug!(%from, peer = %caller.peer.id(), reason = error.label(), %error, "tunnel ended");
+    }
+}
+
+/// Interception is there: said to whoever dials the port that nobody serves.
+async fn answer_canary(mut stream: TcpStream) {
+    let body = format!("{}\n", std::process::id());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// TLS with a mandatory client SVID, once there is a slot for it.
+async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel<TunnelIo>, Peer, SpiffeId), Ended> {
+    let Ok(_slot) = mesh.handshakes.acquire().await else {
+        return Err(Ended::failed("shutdown", ""));
+    };
+    let Some(generation) = mesh.credentials.valid() else {
+        stream.abort();
+        return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
+    };
+    let _ = stream.set_nodelay(true);
+    let began = Instant::now();
+    let shaken = accept_tunnel(&generation, stream).await;
+    mesh.connections.telemetry().handshake(
+        shaken.as_ref().map(|_| ()).map_err(HandshakeError::label),
+        began.elapsed(),
+    );
+    match shaken {
+        Ok((tls, peer)) => Ok((ServerTunnel::new(TunnelIo(tls)), peer, generation.svid().id().clone())),
+        Err(error) => Err(Ended::failed(error.label(), error.to_string())),
+    }
+}
+
+/// An authenticated caller and where it called.
+struct Caller<'a> {
+    mesh: &'a Mesh,
+    from: SocketAddr,
+    dialled: SocketAddr,
+    peer: Peer,
+    own: SpiffeId,
+}
+
+impl Caller<'_> {
+    /// One stream after the other, until the tunnel ends.
+    async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
+        while let Some(opening) = tunnel.next(std::future::pending()).await? {
+            let mut connection = self.mesh.connections.begin(Direction::Inbound, self.from, self.dialled);
+            connection.set_peer(self.peer.id().to_string());
+            match Box::pin(self.serve(opening, connection)).await? {
+                Some(clean) => tunnel = clean,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// One stream: judged after it was recorded, carried to the app, ended once.
+    async fn serve(
+        &self,
+        opening: Opening<TunnelIo>,
+        connection: Connection,
+    ) -> Result<Option<ServerTunnel<TunnelIo>>, TunnelError> {
+        let question = Question {
+            service: self.own.clone(),
+            peer: self.peer.id().clone(),
+            port: self.dialled.port(),
+        };
+        let changes = self.mesh.snapshots.policy_changes();
+        let decision = match question.decide(self.mesh) {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                connection.end(&Ended::denied(&refusal));
+                return opening.deny(&self.word_for(&refusal)).await;
+            }
+        };
+        let cut = || question.cut_when_denied(self.mesh, changes.clone());
+        let (opening, app) = match opening.dial(self.mesh.dialler.connect(self.dialled), cut()).await {
+            Dialled::Done(opening, app) => (opening, app),
+            Dialled::Reset { reason, tunnel } => {
+                connection.end(&Ended::failed("peer-reset", Why::label_of(reason)));
+                return Ok(tunnel);
+            }
+            Dialled::Cut(reason) => {
+                connection.end(&Ended::failed("cut", Why::label_of(reason)));
+                return Ok(None);
+            }
+            Dialled::Lost(error) => {
+                connection.end(&Ended::failed(error.label(), error.to_string()));
+                return Err(error);
+            }
+        };
+        match app {
+            Ok(app) => {
+                self.mesh.connections.telemetry().stream_opened();
+                let (tunnel, closed) = opening.carry(app, cut()).await;
+                self.settle(connection, closed, &decision, question);
+                Ok(tunnel)
+            }
+            Err(error) => {
+                connection.end(&Ended::refused(&error.to_string()));
+                opening.refuse(errno(&error)).await
+            }
+        }
+    }
+
+    /// What a slow app has yet to take must not keep the tunnel.
+    fn settle(&self, connection: Connection, mut closed: Closed<TcpStream>, decision: &Decision, question: Question) {
+        if closed.owed.is_none() {
+            return connection.end(&Ended::of_served(&closed, decision));
+        }
+        let (mesh, decision) = (self.mesh.clone(), decision.clone());
+        let changes = mesh.snapshots.policy_changes();
+        tokio::spawn(async move {
+            closed.settle(question.cut_when_denied(&mesh, changes)).await;
+            connection.end(&Ended::of_served(&closed, &decision));
+        });
+    }
+
+    /// Policy and rule are for the own trust domain: to another only the reason.
+    fn word_for(&self, refusal: &Refusal) -> Denied {
+        let same_domain = self.peer.id().trust_domain() == self.own.trust_domain();
+        let name =
+            |name: &Option<std::sync::Arc<str>>| name.as_deref().filter(|_| same_domain).unwrap_or_default().to_owned();
+        Denied {
+            reason: refusal.why.on_the_wire().into(),
+            policy: name(&refusal.policy),
+            rule: name(&refusal.rule),
+        }
+    }
+}
+
+/// A call of the workload to itself: it never leaves the process, and is
+/// judged like any other.
+pub(crate) async fn serve_self(mesh: &Mesh, mut caller: TcpStream, from: SocketAddr, dialled: SocketAddr) -> Ended {
+    let mut connection = mesh.connections.begin(Direction::Inbound, from, dialled);
+    let Some(generation) = mesh.credentials.valid() else {
+        caller.abort();
+        let ended = Ended::denied(&Refusal::of(Why::NoIdentity));
+        connection.end(&ended);
+        return ended;
+    };
+    let own = generation.svid().id();
+    connection.set_peer(own.to_string());
+    let ended = carry_to_self(mesh, caller, own, dialled).await;
+    connection.end(&ended);
+    ended
+}
+
+async fn carry_to_self(mesh: &Mesh, mut caller: TcpStream, own: &SpiffeId, dialled: SocketAddr) -> Ended {
+    let question = Question {
+        service: own.clone(),
+        peer: own.clone(),
+        port: dialled.port(),
+    };
+    let changes = mesh.snapshots.policy_changes();
+    let decision = match question.decide(mesh) {
+        Ok(decision) => decision,
+        Err(refusal) => {
+            caller.abort();
+            return Ended::denied(&refusal);
+        }
+    };
+    let mut app = match mesh.dialler.connect(dialled).await {
+        Ok(app) => app,
+        Err(error) => {
+            caller.abort();
+            return Ended::refused(&error.to_string());
+        }
+    };
+    let ended = tokio::select! {
+        carried = tokio::io::copy_bidirectional(&mut caller, &mut app) => match carried {
+            Ok((sent, received)) => return Ended::finished(sent, received, &decision),
+            Err(error) => Ended::failed("app-reset", error.to_string()),
+        },
+        reason = question.cut_when_denied(mesh, changes) => Ended::failed("cut", Why::label_of(reason)),
+    };
+    // Neither side may take this for the end of its data.
+    caller.abort();
+    app.abort();
+    ended
+}
+
+fn errno(error: &std::io::Error) -> u32 {
+    error
+        .raw_os_error()
+        .and_then(|code| u32::try_from(code).ok())
+        .unwrap_or(0)
+}
+
+impl Question {
+    /// Resolves when policies have changed so that this call would be denied.
+    async fn cut_when_denied(&self, mesh: &Mesh, changes: tokio::sync::watch::Receiver<u64>) -> Reason {
+        self.denied_later(mesh, changes).await;
+        Reason::PolicyChanged
+    }
+}

@@ -1,0 +1,75 @@
+//! Where a captured connection was going: the kernel knows, nobody else is
+//! asked.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
+use socket2::SockRef;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::{CANARY_PORT, HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT};
+
+/// Why a connection to our listener is not a captured one.
+#[derive(Debug, Error)]
+pub enum OriginalError {
+    /// The kernel has no answer.
+    #[error("the kernel does not say where the connection was going: {0}")]
+    Unknown(#[from] io::Error),
+    /// It was made to our own port: carrying it on would be a loop.
+    #[error("it was made to the sidecar's own port {0}, not captured")]
+    NotCaptured(SocketAddr),
+}
+
+/// The destination as the caller dialled it.
+///
+/// # Errors
+/// When the connection was not captured.
+pub fn original_destination(stream: &TcpStream) -> Result<SocketAddr, OriginalError> {
+    let local = stream.local_addr()?;
+    let socket = SockRef::from(stream);
+    let found = match local {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let found = match found {
+        Ok(address) => address
+            .as_socket()
+            .ok_or_else(|| io::Error::other("not an IP address"))?,
+        // The kernel tracks no connection here, so nothing was captured.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OriginalError::NotCaptured(local)),
+        Err(error) => return Err(error.into()),
+    };
+    // An IPv6 answer carries flow and scope, which no directory knows.
+    let found = SocketAddr::new(found.ip().to_canonical(), found.port());
+    if found == local || is_own_port(found.port()) {
+        return Err(OriginalError::NotCaptured(found));
+    }
+    Ok(found)
+}
+
+/// Ports of the sidecar, to which it never dials an app.
+fn is_own_port(port: u16) -> bool {
+    // The canary's port is not ours: what is captured on it has its own answer.
+    [OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT].contains(&port) && port != CANARY_PORT
+}
+
+/// Whether an address belongs to this network namespace and is not loopback:
+/// what inbound may dial.
+///
+/// # Errors
+/// When the kernel's list can't be read.
+pub fn is_local(address: IpAddr) -> io::Result<bool> {
+    if address.is_loopback() || address.is_unspecified() {
+        return Ok(false);
+    }
+    let mut interfaces = getifaddrs()?;
+    Ok(interfaces.any(|interface| {
+        interface.address.is_some_and(|found| {
+            let ipv4 = found.as_sockaddr_in().map(|found| IpAddr::from(found.ip()));
+            let ipv6 = found.as_sockaddr_in6().map(|found| IpAddr::from(found.ip()));
+            ipv4.or(ipv6) == Some(address)
+        })
+    }))
+}

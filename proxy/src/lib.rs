@@ -1,0 +1,21 @@
+//! The sidecar: it intercepts a workload's TCP connections, proves and checks
+//! identities, enforces policies, and carries the bytes.
+//!
+//! Start with [`inbound`] and [`outbound`]: each is the story of a connection,
+//! readable from top to bottom. [`run`] puts the parts together.
+
+mod admin;
+pub mod config;
+mod connection;
+mod control;
+mod dial;
+mod directory;
+mod enforce;
+mod inbound;
+pub mod intercept;
+mod outbound;
+pub mod run;
+mod snapshots;
+mod telemetry;
+mod tunnel_io;
+mod worker;

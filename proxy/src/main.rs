@@ -1,0 +1,119 @@
+//! `watchword-proxy`: the sidecar.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use watchword_proxy::config::{Config, Interception, Scope};
+use watchword_proxy::intercept::{install, nft, rules};
+use watchword_proxy::run;
+
+/// The sidecar of the Watchword service mesh.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the sidecar until SIGTERM.
+    Run {
+        /// The configuration; deploy/proxy.yaml is a full example.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Reads the configuration, says what is wrong with it, and does nothing else.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// The redirect rules of this network namespace.
+    Intercept {
+        #[command(subcommand)]
+        action: Action,
+    },
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Puts the rules in force, in one transaction, in place of older ones.
+    Install(Rules),
+    /// Removes the rules, whether they are there or not.
+    Remove,
+    /// Prints the rules as `nft -f` takes them.
+    Print(Rules),
+}
+
+#[derive(clap::Args)]
+struct Rules {
+    /// The proxy's configuration: its `interception` section counts.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// On a plain host: capture all TCP but port 22.
+    #[arg(long)]
+    all: bool,
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is where people and supervisors look.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("watchword-proxy: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> Result<()> {
+    match command {
+        Command::Run { config } => {
+            let config = Config::load(&config)?;
+            watchword_daemon::init_tracing("info");
+            run::run(config)
+        }
+        Command::Check { config } => Config::load(&config).map(|_| ()).map_err(Into::into),
+        Command::Intercept {
+            action: Action::Install(rules),
+        } => install::install(&chains(&rules)?).context("nothing was changed"),
+        Command::Intercept { action: Action::Remove } => Ok(install::remove()?),
+        Command::Intercept {
+            action: Action::Print(rules),
+        } => {
+            std::io::Write::write_all(&mut std::io::stdout(), nft::replace(&chains(&rules)?).as_bytes())?;
+            Ok(())
+        }
+    }
+}
+
+fn chains(arguments: &Rules) -> Result<Vec<rules::Chain>> {
+    let config = Config::load(&arguments.config)?;
+    let interception = match (config.interception.scope, arguments.all) {
+        (_, true) => without_ssh(config.interception),
+        (Some(Scope::Namespace), false) => config.interception,
+        (None, false) => bail!(
+            "capturing declared ports only is not supported by this version yet: use --all on a plain host \
+             (all TCP but port 22), or `interception: {{scope: namespace}}` where the network namespace is the \
+             workload's alone"
+        ),
+    };
+    Ok(rules::whole_namespace(&interception))
+}
+
+/// A mistake must not lock out who could mend it.
+fn without_ssh(mut interception: Interception) -> Interception {
+    const SSH: u16 = 22;
+    for ports in [
+        &mut interception.exclude_inbound_ports,
+        &mut interception.exclude_outbound_ports,
+    ] {
+        if !ports.contains(&SSH) {
+            ports.push(SSH);
+        }
+    }
+    interception
+}

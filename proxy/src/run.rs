@@ -1,0 +1,180 @@
+//! The composition root: builds every part once, connects them, and waits for
+//! the wish to stop.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, serve_pages};
+use watchword_mtls::{Credentials, Now};
+
+use crate::admin::{self, Shown};
+use crate::config::{Config, LoopProtection, PROXY_UID};
+use crate::connection::Connections;
+use crate::control::discovery::Follower;
+use crate::control::identity::IdentityKeeper;
+use crate::control::{ControlPlane, TokenSource};
+use crate::dial::Dialler;
+use crate::snapshots::Snapshots;
+use crate::telemetry::Telemetry;
+use crate::worker::{self, Listeners, Mesh};
+
+/// Runs the sidecar until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it can't start: a taken port, a missing right, a folder that can't be
+/// written. What goes wrong later is logged and mended.
+pub fn run(config: Config) -> Result<()> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Box::pin(serve(Arc::new(config))))
+}
+
+async fn serve(config: Arc<Config>) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let shutdown = Shutdown::on_signals()?;
+    let metrics = Metrics::new()?;
+    let telemetry = Telemetry::new(&metrics.meter());
+    let readiness = Readiness::default();
+    let now = Arc::clone(&clock);
+    let mesh = Mesh {
+        credentials: Credentials::new(Now::new(move || now.now())),
+        snapshots: Arc::new(Snapshots::new()),
+        connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
+        dialler: dialler(&config)?,
+        clock,
+        handshakes: Arc::new(Semaphore::new(0)),
+    };
+    let mut workers = Vec::new();
+    for index in 0..config.workers {
+        workers.push(worker::start(index, Listeners::bind()?, &mesh, shutdown.clone())?);
+    }
+    let mut tasks = JoinSet::new();
+    serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
+    follow_control_plane(&config, &mesh, &readiness, &mut tasks);
+    tracing::info!(workers = config.workers, "sidecar started");
+    shutdown.requested().await;
+    tracing::info!("stopping");
+    for worker in workers {
+        // A worker ends by itself after its drain.
+        let joined = tokio::task::spawn_blocking(move || worker.join()).await?;
+        joined.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+    }
+    Ok(())
+}
+
+fn dialler(config: &Config) -> Result<Dialler> {
+    let loop_protection = config.interception.loop_protection;
+    let dialler = Dialler::new(loop_protection);
+    match loop_protection {
+        LoopProtection::Mark => {
+            dialler
+                .check()
+                .context("interception.loopProtection: mark needs CAP_NET_ADMIN to mark packets")?;
+        }
+        LoopProtection::Uid => {
+            let uid = nix::unistd::geteuid();
+            anyhow::ensure!(
+                uid.as_raw() == PROXY_UID,
+                "interception.loopProtection: uid needs the proxy to run as uid {PROXY_UID}, but it runs as {uid}; \
+                 start it with that uid, or use loopProtection: mark"
+            );
+        }
+    }
+    Ok(dialler)
+}
+
+async fn serve_admin(
+    config: &Arc<Config>,
+    mesh: &Mesh,
+    readiness: &Readiness,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    std::fs::create_dir_all(&config.run_dir).with_context(|| config.run_dir.display().to_string())?;
+    let socket = admin::bind(&config.run_dir)?;
+    let pages = Arc::new(admin::pages(Shown {
+        config: Arc::clone(config),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        credentials: mesh.credentials.clone(),
+        connections: mesh.connections.clone(),
+        snapshots: Arc::clone(&mesh.snapshots),
+    }));
+    let socket = Arc::new(socket);
+    tasks.spawn(serve_pages(pages, move || {
+        let socket = Arc::clone(&socket);
+        async move { socket.accept().await.map(|(stream, _)| stream) }
+    }));
+    let health = Arc::new(bind_health(config.health_listen()).await?);
+    let pages = Arc::new(Pages::of_daemon(readiness.clone(), metrics.clone()));
+    tasks.spawn(serve_pages(pages, move || {
+        let health = Arc::clone(&health);
+        async move { health.accept().await.map(|(stream, _)| stream) }
+    }));
+    Ok(())
+}
+
+/// Every IPv6 address means every IPv4 one where there is no IPv6.
+async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("can't listen on {address}"))
+        }
+        Err(error) => Err(error).with_context(|| format!("can't listen on {address}")),
+    }
+}
+
+fn follow_control_plane(config: &Config, mesh: &Mesh, readiness: &Readiness, tasks: &mut JoinSet<()>) {
+    let control_plane = ControlPlane::new(
+        config.control_plane.address.clone(),
+        config.control_plane.id.0.clone(),
+        mesh.dialler,
+    );
+    let keeper = IdentityKeeper {
+        control_plane: control_plane.clone(),
+        bundle_file: config.control_plane.bundle_file.clone(),
+        token: TokenSource::new(config.attestation.token_file.clone().unwrap_or_default()),
+        credentials: mesh.credentials.clone(),
+        clock: Arc::clone(&mesh.clock),
+        connections: mesh.connections.clone(),
+        blocker: readiness.blocker("identity", "no certificate yet"),
+    };
+    tasks.spawn(keeper.keep());
+    let follower = Follower {
+        control_plane,
+        credentials: mesh.credentials.clone(),
+        snapshots: Arc::clone(&mesh.snapshots),
+        clock: Arc::clone(&mesh.clock),
+        telemetry: mesh.connections.telemetry().clone(),
+        instance: instance_name(),
+        policies_blocker: readiness.blocker("policies", "none received yet"),
+        directory_blocker: readiness.blocker("directory", "none received yet"),
+    };
+    tasks.spawn(follower.follow());
+}
+
+/// For people: which of several processes of one SPIFFE ID this is.
+fn instance_name() -> String {
+    let host = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    format!("{host}/{}", std::process::id())
+}
+
+/// Each connection takes two descriptors; distributions allow 1,024 by default.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
+}

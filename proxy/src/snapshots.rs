@@ -1,0 +1,58 @@
+//! What the control plane last told us, immutable and swapped whole. A
+//! connection takes what it needs at its start, and is told of changes.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+use watchword_policy::{Policy, PolicySet};
+
+use crate::directory::DirectoryIndex;
+
+/// The newest valid snapshots. None before the first.
+pub(crate) struct Snapshots {
+    policies: ArcSwapOption<PolicySet>,
+    policy_names: ArcSwapOption<Vec<String>>,
+    directory: ArcSwapOption<DirectoryIndex>,
+    policies_changed: watch::Sender<u64>,
+}
+
+impl Snapshots {
+    pub(crate) fn new() -> Self {
+        Self {
+            policies: ArcSwapOption::empty(),
+            policy_names: ArcSwapOption::empty(),
+            directory: ArcSwapOption::empty(),
+            policies_changed: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn policies(&self) -> Option<Arc<PolicySet>> {
+        self.policies.load_full()
+    }
+
+    pub(crate) fn directory(&self) -> Option<Arc<DirectoryIndex>> {
+        self.directory.load_full()
+    }
+
+    /// For people; nothing before the first snapshot.
+    pub(crate) fn policy_names(&self) -> Option<Arc<Vec<String>>> {
+        self.policy_names.load_full()
+    }
+
+    pub(crate) fn set_policies(&self, policies: Vec<Policy>) {
+        let names = policies.iter().map(|policy| policy.name.to_string()).collect();
+        self.policies.store(Some(Arc::new(PolicySet::new(policies))));
+        self.policy_names.store(Some(Arc::new(names)));
+        self.policies_changed.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn set_directory(&self, directory: DirectoryIndex) {
+        self.directory.store(Some(Arc::new(directory)));
+    }
+
+    /// Sees each change of policies from now on.
+    pub(crate) fn policy_changes(&self) -> watch::Receiver<u64> {
+        self.policies_changed.subscribe()
+    }
+}

@@ -1,0 +1,167 @@
+//! The sidecar's instruments (docs/metrics.md). Label sets are closed, and
+//! the number of peers that have a label of their own is bounded.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+/// More peers than this share the label `other`.
+const MAX_PEERS: usize = 500;
+
+/// Handed to whoever counts. Clones share the instruments.
+#[derive(Clone)]
+pub(crate) struct Telemetry {
+    connections: Counter<u64>,
+    active: UpDownCounter<i64>,
+    bytes: Counter<u64>,
+    handshakes: Counter<u64>,
+    handshake_duration: Histogram<f64>,
+    streams: Counter<u64>,
+    decisions: Counter<u64>,
+    renewals: Counter<u64>,
+    expiry: Gauge<u64>,
+    generation: Gauge<u64>,
+    snapshots: Counter<u64>,
+    peers: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Telemetry {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        Self {
+            connections: meter
+                .u64_counter("watchword_connections")
+                .with_description("Connections that ended, by how.")
+                .build(),
+            active: meter
+                .i64_up_down_counter("watchword_connections_active")
+                .with_description("Connections that are open.")
+                .build(),
+            bytes: meter
+                .u64_counter("watchword_bytes")
+                .with_description("Bytes of the app that were carried.")
+                .build(),
+            handshakes: meter
+                .u64_counter("watchword_tunnel_handshakes")
+                .with_description("Handshakes of tunnels, by result.")
+                .build(),
+            handshake_duration: meter
+                .f64_histogram("watchword_handshake_duration")
+                .with_unit("s")
+                .with_boundaries(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
+                .with_description("Time of a tunnel's handshake.")
+                .build(),
+            streams: meter
+                .u64_counter("watchword_tunnel_streams")
+                .with_description("Streams that were opened.")
+                .build(),
+            decisions: meter
+                .u64_counter("watchword_policy_decisions")
+                .with_description("Decisions of policies, with the rule that made them.")
+                .build(),
+            renewals: meter
+                .u64_counter("watchword_certificate_renewals")
+                .with_description("Certificates asked for, by result.")
+                .build(),
+            expiry: meter
+                .u64_gauge("watchword_certificate_expiry_timestamp")
+                .with_unit("s")
+                .with_description("When the current certificate ends, Unix time.")
+                .build(),
+            generation: meter
+                .u64_gauge("watchword_identity_generation")
+                .with_description("Grows with each new certificate or bundle.")
+                .build(),
+            snapshots: meter
+                .u64_counter("watchword_snapshots")
+                .with_description("Snapshots received, by result.")
+                .build(),
+            peers: Arc::default(),
+        }
+    }
+
+    pub(crate) fn connection_opened(&self, direction: &'static str) {
+        self.active.add(1, &[KeyValue::new("direction", direction)]);
+    }
+
+    pub(crate) fn connection_forgotten(&self, direction: &'static str) {
+        self.active.add(-1, &[KeyValue::new("direction", direction)]);
+    }
+
+    pub(crate) fn connection_closed(
+        &self,
+        direction: &'static str,
+        peer: &str,
+        result: &'static str,
+        reason: &'static str,
+    ) {
+        self.active.add(-1, &[KeyValue::new("direction", direction)]);
+        self.connections.add(
+            1,
+            &[
+                KeyValue::new("direction", direction),
+                KeyValue::new("peer", self.peer_label(peer)),
+                KeyValue::new("result", result),
+                KeyValue::new("reason", reason),
+            ],
+        );
+    }
+
+    pub(crate) fn carried(&self, direction: &'static str, bytes: u64) {
+        self.bytes.add(bytes, &[KeyValue::new("direction", direction)]);
+    }
+
+    pub(crate) fn handshake(&self, result: Result<(), &'static str>, took: Duration) {
+        let labels = match result {
+            Ok(()) => [KeyValue::new("result", "ok"), KeyValue::new("reason", "")],
+            Err(reason) => [KeyValue::new("result", "failed"), KeyValue::new("reason", reason)],
+        };
+        self.handshakes.add(1, &labels);
+        self.handshake_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn stream_opened(&self) {
+        self.streams.add(1, &[]);
+    }
+
+    pub(crate) fn decided(&self, policy: Option<&Arc<str>>, rule: Option<&Arc<str>>, decision: &'static str) {
+        let text = |name: Option<&Arc<str>>| name.map(ToString::to_string).unwrap_or_default();
+        self.decisions.add(
+            1,
+            &[
+                KeyValue::new("policy", text(policy)),
+                KeyValue::new("rule", text(rule)),
+                KeyValue::new("decision", decision),
+            ],
+        );
+    }
+
+    pub(crate) fn renewed(&self, result: &'static str) {
+        self.renewals.add(1, &[KeyValue::new("result", result)]);
+    }
+
+    pub(crate) fn identity(&self, generation: u64, not_after: SystemTime) {
+        self.generation.record(generation, &[]);
+        self.expiry
+            .record(not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), &[]);
+    }
+
+    pub(crate) fn snapshot(&self, kind: &'static str, result: &'static str) {
+        self.snapshots
+            .add(1, &[KeyValue::new("kind", kind), KeyValue::new("result", result)]);
+    }
+
+    fn peer_label(&self, peer: &str) -> String {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.contains(peer) {
+            return peer.to_owned();
+        }
+        if peers.len() >= MAX_PEERS {
+            return "other".to_owned();
+        }
+        peers.insert(peer.to_owned());
+        peer.to_owned()
+    }
+}

@@ -1,0 +1,163 @@
+//! Threads that carry traffic: each has a single-threaded runtime and
+//! listeners of its own, so that no lock stands between them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use watchword_daemon::{Clock, Shutdown};
+use watchword_mtls::Credentials;
+
+use crate::connection::Connections;
+use crate::dial::Dialler;
+use crate::intercept::{INBOUND_PORT, OUTBOUND_PORT};
+use crate::snapshots::Snapshots;
+use crate::{inbound, outbound};
+
+/// Connections that wait for us in the kernel.
+const BACKLOG: i32 = 4096;
+/// After accept() fails, as it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// For open connections to end after the wish to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Handshakes at once, in a worker (docs/threat-model.md).
+const MAX_HANDSHAKES: usize = 256;
+
+/// What every connection needs. Clones share one state.
+#[derive(Clone)]
+pub(crate) struct Mesh {
+    pub(crate) credentials: Credentials,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) connections: Connections,
+    pub(crate) dialler: Dialler,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) handshakes: Arc<Semaphore>,
+}
+
+impl Mesh {
+    /// The same with slots for handshakes of its own.
+    fn for_worker(&self) -> Self {
+        Self {
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            ..self.clone()
+        }
+    }
+}
+
+/// The listeners of one worker, bound before it starts, so that a taken port
+/// is an error at start.
+pub(crate) struct Listeners {
+    inbound: Vec<std::net::TcpListener>,
+    outbound: Vec<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Inbound on every address; outbound on loopback alone, where the
+    /// redirect brings the app's connections.
+    pub(crate) fn bind() -> io::Result<Self> {
+        let inbound = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let outbound = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        Ok(Self {
+            inbound: bind_families(inbound, INBOUND_PORT)?,
+            outbound: bind_families(outbound, OUTBOUND_PORT)?,
+        })
+    }
+}
+
+fn bind_families(addresses: [IpAddr; 2], port: u16) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match bind(SocketAddr::new(address, port)) {
+            Ok(listener) => listeners.push(listener),
+            // A machine without IPv6.
+            Err(error) if address.is_ipv6() && is_no_such_family(&error) => {
+                tracing::warn!(%error, port, "no IPv6 here: only IPv4 is served");
+            }
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("can't listen on {address} port {port}: {error}"),
+                ));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn is_no_such_family(error: &io::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restarted sidecar finds its port in TIME_WAIT; workers share it.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Starts a worker. It ends after the wish to stop, when its connections have
+/// ended or the drain is over.
+pub(crate) fn start(
+    index: u16,
+    listeners: Listeners,
+    mesh: &Mesh,
+    shutdown: Shutdown,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let mesh = mesh.for_worker();
+    std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(serve(listeners, mesh, shutdown))
+        })
+}
+
+async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Result<()> {
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners.inbound {
+        let (listener, mesh) = (TcpListener::from_std(listener)?, mesh.clone());
+        accepting.spawn(async move { accept(&listener, |stream, from| inbound::begin(&mesh, stream, from)).await });
+    }
+    for listener in listeners.outbound {
+        let (listener, mesh) = (TcpListener::from_std(listener)?, mesh.clone());
+        accepting.spawn(async move { accept(&listener, |stream, from| outbound::begin(&mesh, stream, from)).await });
+    }
+    shutdown.requested().await;
+    accepting.shutdown().await;
+    drain(&mesh.connections).await;
+    Ok(())
+}
+
+/// Accepts for ever; each connection is a task of its own.
+async fn accept(listener: &TcpListener, begin: impl Fn(TcpStream, SocketAddr)) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => begin(stream, SocketAddr::new(from.ip().to_canonical(), from.port())),
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits for open connections to end, for a while.
+async fn drain(connections: &Connections) {
+    let until = tokio::time::Instant::now() + DRAIN;
+    while connections.active() > 0 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,47 @@
+# Sourced by the other scripts: finds what they need, installs it as root,
+# and otherwise ends with the line that does. Says what it does.
+# shellcheck shell=sh
+
+# An ordinary user's PATH often lacks these.
+PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+export PATH
+
+say() { printf '%s\n' "== $*" >&2; }
+
+# need COMMAND PACKAGE: notes the Debian package of a command that is missing.
+missing=""
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+
+install_missing() {
+    [ -z "$missing" ] && return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        say "installing$missing with apt-get"
+        # shellcheck disable=SC2086
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >&2
+    else
+        say "missing:$missing. Install with: sudo apt-get install$missing (or your system's packages of that name)"
+        exit 1
+    fi
+}
+
+find_rust() {
+    if ! command -v cargo >/dev/null 2>&1; then
+        say "Rust is missing. Install it from https://rustup.rs (the version is in rust-toolchain.toml)"
+        exit 1
+    fi
+    cargo --version >/dev/null 2>&1 && return 0
+    say "installing the Rust toolchain that rust-toolchain.toml names"
+    rustup toolchain install
+}
+
+prepare() {
+    need cc gcc
+    need ip iproute2
+    need nft nftables
+    need unshare util-linux
+    need nsenter util-linux
+    need curl curl
+    need python3 python3
+    install_missing
+    find_rust
+}

@@ -1,0 +1,13 @@
+//! The harness of the end-to-end tests: real meshes of real processes, in
+//! network namespaces of their own, driven as a person would drive them.
+//!
+//! Invariants: waits for what it can observe, with a deadline and a message
+//! that holds the mesh's own log; leaves nothing behind.
+
+mod mesh;
+mod output;
+mod programs;
+
+pub use mesh::{Mesh, MeshFile};
+pub use output::{DEADLINE, Output, wait_until};
+pub use programs::{binary, is_root, run};

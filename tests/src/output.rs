@@ -1,0 +1,96 @@
+//! What a running process prints, kept while it runs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// For anything that a test waits for; ample on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at something that can't be waited for otherwise.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+struct Lines {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+/// All lines of one or more streams, in the order of their arrival.
+#[derive(Clone, Default)]
+pub struct Output {
+    inner: Arc<Lines>,
+}
+
+impl Output {
+    /// Reads a stream to its end, on a thread of its own.
+    pub fn follow(&self, stream: impl Read + Send + 'static) {
+        let this = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                this.inner
+                    .lines
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+                this.inner.more.notify_all();
+            }
+        });
+    }
+
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.inner
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .join("\n")
+    }
+
+    /// Waits for a line that `wanted` accepts, those so far among them.
+    ///
+    /// # Errors
+    /// With everything so far, when none comes within [`DEADLINE`].
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let until = Instant::now() + DEADLINE;
+        let mut seen = 0;
+        let mut lines = self.inner.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(line) = lines[seen..].iter().find(|line| wanted(line)) {
+                return Ok(line.clone());
+            }
+            seen = lines.len();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("waited in vain for {what}; so far:\n{}", lines.join("\n"));
+            }
+            lines = self
+                .inner
+                .more
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// Waits until `done` says so.
+///
+/// # Errors
+/// With `what` when it does not within [`DEADLINE`].
+#[allow(
+    clippy::disallowed_methods,
+    reason = "looks at the state of other processes, which can't be awaited"
+)]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
+    let until = Instant::now() + DEADLINE;
+    while !done() {
+        if Instant::now() > until {
+            bail!("waited in vain for {what}");
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Mistakes in files: named with their place, and nothing is started.
+
+use std::fs;
+
+use crate::apps::mesh_file;
+
+fn refused(break_it: impl FnOnce(&str) -> (&'static str, String), expected: &str) {
+    let file = mesh_file();
+    let mesh = fs::read_to_string(file.folder().join("mesh.yaml")).unwrap();
+    let (name, text) = break_it(&mesh);
+    file.write(name, &text).unwrap();
+    let finished = file.up_to_its_end().unwrap();
+    let complaint = crate::apps::complaint(&finished);
+    assert_eq!(finished.status.code(), Some(2), "{complaint}");
+    assert!(complaint.contains(expected), "expected {expected:?} in:\n{complaint}");
+    assert!(!complaint.contains("ready"), "something was started:\n{complaint}");
+}
+
+#[test]
+fn a_misspelt_key_of_a_mesh_file_is_named_with_line_and_column() {
+    refused(
+        |mesh| ("mesh.yaml", mesh.replace("trustDomain", "trustdomain")),
+        "mesh.yaml:2:1: error:",
+    );
+    refused(
+        |mesh| ("mesh.yaml", mesh.replace("healthy:", "healty:")),
+        "mesh.yaml:6:",
+    );
+}
+
+#[test]
+fn a_port_that_is_none_is_named_with_line_and_column() {
+    refused(
+        |mesh| ("mesh.yaml", mesh.replacen("8080: http", "80800: http", 1)),
+        "mesh.yaml:6:",
+    );
+    refused(
+        |mesh| ("mesh.yaml", mesh.replacen("8080: http", "8080: htp", 1)),
+        "mesh.yaml:6:",
+    );
+}
+
+#[test]
+fn a_broken_policy_file_is_named_with_line_and_column() {
+    let policy = |text: &str| text.to_owned();
+    refused(
+        |_| ("policies.yaml", policy("name: orders\nservice: orders\n")),
+        "policies.yaml:2:10: error:",
+    );
+    refused(
+        |_| {
+            let text =
+                "name: orders\nservice: spiffe://example.org/orders\nallow:\n  - {form: [spiffe://example.org/web]}\n";
+            ("policies.yaml", policy(text))
+        },
+        "policies.yaml:4:6: error:",
+    );
+    refused(|_| ("policies.yaml", policy("name: [\n")), "policies.yaml:");
+}
+
+#[test]
+fn a_rule_that_can_not_be_enforced_yet_is_refused_not_ignored() {
+    let text = "name: orders\nservice: spiffe://example.org/orders\nallow:\n  - from: [spiffe://example.org/web]\n    \
+                http: [{methods: [GET]}]\n";
+    refused(|_| ("policies.yaml", text.to_owned()), "policies.yaml:5:");
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_named_with_its_service() {
+    let file = mesh_file();
+    let mesh = fs::read_to_string(file.folder().join("mesh.yaml")).unwrap();
+    file.write("mesh.yaml", &mesh.replace("[sleep, infinity]", "[no-such-program]"))
+        .unwrap();
+    let finished = file.up_to_its_end().unwrap();
+    let complaint = crate::apps::complaint(&finished);
+    assert!(
+        complaint.contains("lab") && complaint.contains("no-such-program"),
+        "{complaint}"
+    );
+}

@@ -1,0 +1,229 @@
+//! Calls between services: allowed, denied, to oneself, to the outside.
+
+use crate::apps::{complaint, curl, mesh, mesh_file};
+
+#[test]
+fn an_allowed_call_arrives_over_ipv4_and_ipv6() {
+    let mesh = mesh();
+    for family in ["-4", "-6"] {
+        let body = mesh
+            .exec_ok("web", &curl(&[family, "http://orders:8080/list"]))
+            .unwrap();
+        assert_eq!(body, "hello from orders /list\n");
+    }
+    // By the address of the replica itself, too.
+    assert_eq!(
+        mesh.exec_ok("web", &curl(&["http://orders-1:8080/"])).unwrap(),
+        "hello from orders /\n"
+    );
+}
+
+#[test]
+fn the_access_log_names_both_identities_and_the_rule_of_a_call() {
+    let mesh = mesh();
+    mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    mesh.output()
+        .wait_for("the inbound line of the access log", |line| {
+            line.contains("direction=inbound")
+                && line.contains("client_id=spiffe://example.org/web")
+                && line.contains("server_id=spiffe://example.org/orders")
+                && line.contains("rule=web reads orders")
+                && line.contains("result=ok")
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_denied_call_is_reset_before_a_byte_reaches_the_app_and_names_its_rule() {
+    let mesh = mesh();
+    let call = "import socket; s = socket.create_connection(('orders', 8080), timeout=20); \
+                s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(1))";
+    let finished = mesh.exec("lab", &["python3", "-c", call]).unwrap();
+    assert!(
+        complaint(&finished).contains("ConnectionResetError"),
+        "{}",
+        complaint(&finished)
+    );
+    let denied_by_rule = |direction: &str, line: &str| {
+        line.contains(&format!("direction={direction}"))
+            && line.contains("decision=deny")
+            && line.contains("policy=orders")
+            && line.contains("rule=not from the lab")
+    };
+    // Both sides know the rule.
+    mesh.output()
+        .wait_for("the server's denial", |line| denied_by_rule("inbound", line))
+        .unwrap();
+    mesh.output()
+        .wait_for("the client's denial", |line| denied_by_rule("outbound", line))
+        .unwrap();
+    // A call that is allowed afterwards shows that the app logs what it accepts.
+    let before = mesh.output().text().matches("APP accepted").count();
+    mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    mesh.output()
+        .wait_for("the app's own line", |line| line.contains("APP accepted"))
+        .unwrap();
+    assert_eq!(before, 0, "the denied call reached the app");
+}
+
+#[test]
+fn a_service_that_no_policy_protects_is_closed_to_all() {
+    let mesh = mesh_file();
+    std::fs::write(
+        mesh.folder().join("policies.yaml"),
+        "name: web\nservice: spiffe://example.org/web\nallow: []\n",
+    )
+    .unwrap();
+    let mesh = mesh.up().unwrap();
+    complaint(&mesh.exec("web", &curl(&["http://orders:8080/"])).unwrap());
+    mesh.output()
+        .wait_for("the reason", |line| line.contains("reason=no-policy"))
+        .unwrap();
+}
+
+#[test]
+fn a_workload_that_calls_itself_is_judged_by_its_policies() {
+    let mesh = mesh();
+    for target in ["http://web:8080/me", "http://web-1:8080/me"] {
+        for family in ["-4", "-6"] {
+            assert_eq!(
+                mesh.exec_ok("web", &curl(&[family, target])).unwrap(),
+                "hello from web /me\n"
+            );
+        }
+    }
+    // `orders` has no rule that lets it call itself.
+    complaint(&mesh.exec("orders", &curl(&["http://orders:8080/"])).unwrap());
+    mesh.output()
+        .wait_for("the denial", |line| {
+            line.contains("client_id=spiffe://example.org/orders") && line.contains("reason=no-allow-rule")
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_call_to_an_address_outside_of_the_mesh_is_denied_for_both_families() {
+    let mesh = mesh();
+    for target in ["http://192.0.2.7:80/", "http://[2001:db8::7]:80/"] {
+        complaint(&mesh.exec("web", &curl(&[target])).unwrap());
+    }
+    for dialled in ["192.0.2.7:80", "[2001:db8::7]:80"] {
+        mesh.output()
+            .wait_for("the denial", |line| {
+                line.contains(&format!("dialled={dialled}")) && line.contains("reason=egress")
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn other_protocols_do_not_leave_and_the_app_notices_at_once() {
+    let mesh = mesh();
+    let send = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(10); \
+                s.connect(('192.0.2.7', 53)); s.send(b'x'); s.recv(1)";
+    let finished = mesh.exec("web", &["python3", "-c", send]).unwrap();
+    assert!(
+        complaint(&finished).contains("ConnectionRefusedError"),
+        "{}",
+        complaint(&finished)
+    );
+}
+
+#[test]
+fn an_undeclared_port_and_an_unlisted_address_are_denied_with_their_reasons() {
+    let mesh = mesh();
+    complaint(&mesh.exec("web", &curl(&["http://orders:9999/"])).unwrap());
+    mesh.output()
+        .wait_for("the reason", |line| line.contains("reason=port-not-declared"))
+        .unwrap();
+    complaint(&mesh.exec("web", &curl(&["http://240.0.77.77:8080/"])).unwrap());
+    mesh.output()
+        .wait_for("the reason", |line| line.contains("reason=unlisted-mesh-address"))
+        .unwrap();
+}
+
+#[test]
+fn replicas_share_the_calls_and_each_has_a_name() {
+    let services = "\
+web: {run: [sleep, infinity]}
+orders:
+  run: [sh, -c, 'exec python3 server.py 8080 $(cat /proc/sys/kernel/hostname)']
+  replicas: 2
+  ports: {8080: http}
+  healthy: {port: 8080}
+";
+    let policies = "name: orders\nservice: spiffe://example.org/orders\nallow:\n  - from: [spiffe://example.org/web]\n";
+    let file = watchword_tests::MeshFile::new(services, policies).unwrap();
+    file.write("server.py", crate::apps::SERVER).unwrap();
+    let mesh = file.up().unwrap();
+    for replica in ["orders-1", "orders-2"] {
+        mesh.exec_ok("web", &curl(&[&format!("http://{replica}:8080/")]))
+            .unwrap();
+    }
+    for _ in 0..40 {
+        mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    }
+    let log = mesh.output().text();
+    for replica in ["orders-1 | ", "orders-2 | "] {
+        let accepted = log
+            .lines()
+            .filter(|line| line.contains(replica) && line.contains("APP accepted"))
+            .count();
+        assert!(accepted > 1, "{replica} accepted {accepted} of 42 calls");
+    }
+}
+
+#[test]
+fn a_large_body_comes_back_as_it_went() {
+    let mesh = mesh();
+    let twice = "import hashlib, os, urllib.request; body = os.urandom(20_000_000); \
+        answer = urllib.request.urlopen(urllib.request.Request('http://orders:8080/', data=body), timeout=60).read(); \
+        assert hashlib.sha256(answer).digest() == hashlib.sha256(body).digest(); print(len(answer))";
+    assert_eq!(mesh.exec_ok("web", &["python3", "-c", twice]).unwrap(), "20000000\n");
+}
+
+#[test]
+fn a_server_that_speaks_first_and_a_half_close_work() {
+    let services = "\
+web: {run: [sleep, infinity]}
+greeter: {run: [python3, greeter.py], ports: {7000: tcp}, healthy: {port: 7000}}
+";
+    let policies =
+        "name: greeter\nservice: spiffe://example.org/greeter\nallow:\n  - from: [spiffe://example.org/web]\n";
+    let greeter = r#"
+import socketserver
+class Greeter(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"220 ready\n")
+        received = b""
+        while more := self.request.recv(65536):
+            received += more
+        self.request.sendall(b"%d bytes, then the end\n" % len(received))
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(("0.0.0.0", 7000), Greeter).serve_forever()
+"#;
+    let file = watchword_tests::MeshFile::new(services, policies).unwrap();
+    file.write("greeter.py", greeter).unwrap();
+    let mesh = file.up().unwrap();
+    let client = "import socket; s = socket.create_connection(('greeter', 7000), timeout=20); \
+        print(s.recv(100).decode(), end=''); s.sendall(b'x' * 100000); s.shutdown(socket.SHUT_WR); \
+        print(s.makefile().read(), end='')";
+    let printed = mesh.exec_ok("web", &["python3", "-c", client]).unwrap();
+    assert_eq!(printed, "220 ready\n100000 bytes, then the end\n");
+}
+
+#[test]
+fn an_app_that_does_not_listen_looks_reset_and_the_log_says_refused() {
+    let services = "web: {run: [sleep, infinity]}\nidle: {run: [sleep, infinity], ports: {7000: tcp}}\n";
+    let policies = "name: idle\nservice: spiffe://example.org/idle\nallow:\n  - from: [spiffe://example.org/web]\n";
+    let mesh = watchword_tests::MeshFile::new(services, policies)
+        .unwrap()
+        .up()
+        .unwrap();
+    complaint(&mesh.exec("web", &curl(&["http://idle:7000/"])).unwrap());
+    mesh.output()
+        .wait_for("both sides' reason", |line| {
+            line.contains("direction=outbound") && line.contains("result=refused")
+        })
+        .unwrap();
+}

@@ -1,0 +1,112 @@
+//! What only root can test: users, and daemons started by hand.
+
+use std::process::{Command, Stdio};
+
+use watchword_tests::{MeshFile, Output, binary, is_root};
+
+use crate::apps::mesh;
+
+fn need_root() {
+    assert!(
+        is_root(),
+        "this test needs root: run the tests as root, or leave this group out with --no-root"
+    );
+}
+
+fn status_line(status: &str, key: &str) -> String {
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn an_app_runs_as_nobody_without_capabilities_and_can_not_see_the_mesh_folder() {
+    need_root();
+    let mesh = mesh();
+    let status = mesh.exec_ok("web", &["cat", "/proc/self/status"]).unwrap();
+    assert_eq!(status_line(&status, "Uid:"), "65534");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(status_line(&status, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(status_line(&status, "NoNewPrivs:"), "1");
+    assert_eq!(mesh.exec_ok("web", &["ls", "/run/watchword"]).unwrap(), "");
+}
+
+#[test]
+fn a_program_that_wants_to_be_root_keeps_only_what_servers_need() {
+    need_root();
+    let services = "web: {run: [sleep, infinity], user: root}\n";
+    let policies = "name: web\nservice: spiffe://example.org/web\nallow: []\n";
+    let mesh = MeshFile::new(services, policies).unwrap().up().unwrap();
+    let status = mesh.exec_ok("web", &["cat", "/proc/self/status"]).unwrap();
+    assert_eq!(status_line(&status, "Uid:"), "0");
+    // CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, KILL 5, SETGID 6, SETUID 7, NET_BIND_SERVICE 10.
+    assert_eq!(status_line(&status, "CapBnd:"), "00000000000004eb");
+}
+
+#[test]
+fn a_sidecar_runs_as_its_own_user_with_one_capability() {
+    need_root();
+    let mesh = mesh();
+    let record = mesh.record().unwrap();
+    let pid = record["replicas"][0]["proxyPid"].as_i64().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert_eq!(status_line(&status, "Uid:"), "1337");
+    // NET_ADMIN is 12.
+    assert_eq!(status_line(&status, "CapEff:"), "0000000000001000");
+}
+
+#[test]
+fn a_proxy_does_not_talk_to_a_control_plane_that_is_somebody_else() {
+    need_root();
+    let mesh = mesh();
+    let folder = mesh.run_folder().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let config = |id: &str, bundle: &str| {
+        format!(
+            "controlPlane: {{address: 'unix:{}/control.sock', id: '{id}', bundleFile: '{bundle}'}}\n\
+             attestation: {{tokenFile: '{}/token'}}\ninterception: {{loopProtection: mark}}\nrunDir: '{}'\n",
+            folder.display(),
+            own.path().display(),
+            own.path().display()
+        )
+    };
+    std::fs::write(
+        own.path().join("token"),
+        "wwjt-AAAAAAAAAAAAAAAAAAAAAA:spiffe://example.org/web\n",
+    )
+    .unwrap();
+    let bundle = folder.join("bundle.pem").display().to_string();
+    let stranger = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let other_root = params.self_signed(&stranger.signing_key).unwrap().pem();
+    let other_bundle = own.path().join("other.pem");
+    std::fs::write(&other_bundle, other_root).unwrap();
+    let right = "spiffe://example.org/watchword/control-plane";
+    let table = [
+        (
+            config("spiffe://example.org/watchword/other", &bundle),
+            "expected spiffe://example.org/watchword/other",
+        ),
+        (config(right, other_bundle.to_str().unwrap()), "leads to no root"),
+        // And the right one is talked to: only the token is wrong.
+        (config(right, &bundle), "refused"),
+    ];
+    for (text, reason) in table {
+        let file = own.path().join("proxy.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--"])
+            .arg(binary("watchword-proxy").unwrap())
+            .args(["run", "--config"])
+            .arg(&file);
+        let mut proxy = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Output::default();
+        output.follow(proxy.stderr.take().unwrap());
+        let said = output.wait_for(reason, |line| line.contains(reason));
+        proxy.kill().unwrap();
+        proxy.wait().unwrap();
+        said.unwrap();
+    }
+}
