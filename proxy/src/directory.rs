@@ -20,7 +20,7 @@ pub(crate) struct Endpoint {
 /// What the directory says of an address that an app dials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// These serve it: at least one.
+    /// These serve it: at least one. Those of the dialled family come first.
     Endpoints(Arc<[Endpoint]>),
     /// The service is known, and nothing of it serves this port.
     PortNotDeclared,
@@ -77,21 +77,14 @@ impl DirectoryIndex {
         index
     }
 
-    /// A virtual address stands for endpoints of its own family where there
-    /// are any: a call by IPv6 stays one.
+    /// A virtual address stands for all endpoints, those of its own family
+    /// first: a call by IPv6 stays one where the app listens there, and finds
+    /// an app that listens on IPv4 alone as well.
     fn add_virtual(&mut self, addresses: &[IpAddr], by_port: &HashMap<u16, Vec<Endpoint>>) {
         for &address in addresses {
             for (&port, endpoints) in by_port {
-                let same_family: Vec<_> = endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.address.is_ipv4() == address.is_ipv4())
-                    .cloned()
-                    .collect();
-                let endpoints = if same_family.is_empty() {
-                    endpoints.clone()
-                } else {
-                    same_family
-                };
+                let mut endpoints = endpoints.clone();
+                endpoints.sort_by_key(|endpoint| endpoint.address.is_ipv4() != address.is_ipv4());
                 self.by_address.insert(SocketAddr::new(address, port), endpoints.into());
             }
         }
@@ -159,9 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_address_stands_for_the_endpoints_of_its_family() {
-        assert_eq!(endpoints("240.0.0.1:8080"), ["10.87.0.2:8080", "10.87.0.3:8080"]);
-        assert_eq!(endpoints("[fd77::2]:8080"), ["[fd87::4]:8080"]);
+    fn a_virtual_address_stands_for_all_endpoints_those_of_its_family_first() {
+        assert_eq!(
+            endpoints("240.0.0.1:8080"),
+            ["10.87.0.2:8080", "10.87.0.3:8080", "[fd87::2]:8080"]
+        );
+        assert_eq!(endpoints("[fd77::2]:8080"), ["[fd87::4]:8080", "10.87.0.4:8080"]);
     }
 
     #[test]

@@ -62,6 +62,8 @@ fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Vec<Endpoint>, Refusal> {
         Found::Endpoints(endpoints) => {
             let mut order = endpoints.to_vec();
             fastrand::shuffle(&mut order);
+            // Stable: a random order within each family.
+            order.sort_by_key(|endpoint| endpoint.address.is_ipv4() != dialled.is_ipv4());
             Ok(order)
         }
         Found::PortNotDeclared => Err(Refusal::of(Why::PortNotDeclared)),

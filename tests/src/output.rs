@@ -1,7 +1,7 @@
 //! What a running process prints, kept while it runs.
 
-use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::io::{self, BufRead, BufReader};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,8 +13,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Lines {
-    lines: Mutex<Vec<String>>,
+    read: Mutex<Read>,
     more: Condvar,
+}
+
+#[derive(Default)]
+struct Read {
+    lines: Vec<String>,
+    /// Streams that have not ended: nothing more comes once all have.
+    open: usize,
 }
 
 /// All lines of one or more streams, in the order of their arrival.
@@ -25,51 +32,51 @@ pub struct Output {
 
 impl Output {
     /// Reads a stream to its end, on a thread of its own.
-    pub fn follow(&self, stream: impl Read + Send + 'static) {
+    pub fn follow(&self, stream: impl io::Read + Send + 'static) {
         let this = self.clone();
+        this.lock().open += 1;
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
-                this.inner
-                    .lines
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(line);
+                this.lock().lines.push(line);
                 this.inner.more.notify_all();
             }
+            this.lock().open -= 1;
+            this.inner.more.notify_all();
         });
     }
 
     /// Everything so far.
     pub fn text(&self) -> String {
-        self.inner
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .join("\n")
+        self.lock().lines.join("\n")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.inner.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a line that `wanted` accepts, those so far among them.
     ///
     /// # Errors
-    /// With everything so far, when none comes within [`DEADLINE`].
+    /// With everything so far, when none comes within [`DEADLINE`], or none can
+    /// come any more.
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let until = Instant::now() + DEADLINE;
         let mut seen = 0;
-        let mut lines = self.inner.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.lock();
         loop {
-            if let Some(line) = lines[seen..].iter().find(|line| wanted(line)) {
+            if let Some(line) = read.lines[seen..].iter().find(|line| wanted(line)) {
                 return Ok(line.clone());
             }
-            seen = lines.len();
+            seen = read.lines.len();
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("waited in vain for {what}; so far:\n{}", lines.join("\n"));
+            if left.is_zero() || read.open == 0 {
+                bail!("waited in vain for {what}; so far:\n{}", read.lines.join("\n"));
             }
-            lines = self
+            read = self
                 .inner
                 .more
-                .wait_timeout(lines, left)
+                .wait_timeout(read, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }

@@ -47,7 +47,6 @@ name: orders
 service: spiffe://example.org/orders
 allow:
   - {name: web reads orders, from: [spiffe://example.org/web], ports: [8080]}
-  - {name: the others read orders, from: ['spiffe://example.org/lab'], ports: [8081]}
 deny:
   - {name: not from the lab, from: [spiffe://example.org/lab], ports: [8080]}
 ---

@@ -6,7 +6,7 @@ use watchword_tests::wait_until;
 fn generation(mesh: &watchword_tests::Mesh, replica: &str) -> u64 {
     let status = mesh.status().unwrap();
     let replicas = status["replicas"].as_array().unwrap();
-    let found = replicas.iter().find(|found| found["name"] == replica).unwrap();
+    let found = replicas.iter().find(|found| found["replica"] == replica).unwrap();
     found["generation"].as_u64().unwrap()
 }
 

@@ -18,7 +18,10 @@ fn exec_returns_the_exit_status_and_status_shows_the_last_denial() {
     complaint(&mesh.exec("lab", &curl(&["http://orders:8080/"])).unwrap());
     let status = mesh.status().unwrap();
     let replicas = status["replicas"].as_array().unwrap();
-    let orders = replicas.iter().find(|replica| replica["name"] == "orders-1").unwrap();
+    let orders = replicas
+        .iter()
+        .find(|replica| replica["replica"] == "orders-1")
+        .unwrap();
     assert_eq!(orders["last_denial"]["rule"], "not from the lab");
     assert_eq!(orders["last_denial"]["peer"], "spiffe://example.org/lab");
     assert!(orders["seconds_left"].as_u64().unwrap() > 3000);

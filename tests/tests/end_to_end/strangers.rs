@@ -127,7 +127,7 @@ fn a_service_whose_address_answers_as_somebody_else_is_not_called() {
         .to_owned();
     ip("orders-1", &["del", &format!("{orders}/16"), "dev", &link]);
     ip("lab-1", &["add", &format!("{orders}/16"), "dev", &link]);
-    crate::apps::complaint(&mesh.exec("web", &curl(&["-4", "http://orders:8080/"])).unwrap());
+    crate::apps::complaint(&mesh.exec("web", &curl(&["-4", "http://orders-1:8080/"])).unwrap());
     mesh.output()
         .wait_for("the reason on the client's side", |line| {
             line.contains("reason=unexpected-peer")
@@ -147,13 +147,18 @@ for target in sys.argv[1:]:
         else:
             s = socket.socket(socket.AF_INET6 if ":" in target.rsplit(",", 1)[0] else socket.AF_INET)
         s.settimeout(10)
+        accepted = False
         try:
             s.connect(target if target.startswith("/") else (target.rsplit(",", 1)[0], int(target.rsplit(",", 1)[1])))
+            accepted = True
             sent += 1
             s.sendall(nonsense)
             s.shutdown(socket.SHUT_WR)
             while s.recv(65536):
                 pass
+        except ConnectionResetError:
+            # Taken, then refused; so soon that connect() already says it.
+            sent += 0 if accepted else 1
         except OSError:
             pass
         finally:
