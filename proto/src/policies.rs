@@ -55,7 +55,7 @@ fn policy_from_proto(message: control::Policy) -> Result<Policy, InvalidMessage>
         .map(|rule| rule_from_proto(rule, &field))
         .collect::<Result<_, _>>()?;
     Ok(Policy {
-        name: message.name.into(),
+        name: message.name,
         service,
         allow,
         deny,
@@ -87,7 +87,7 @@ fn rule_from_proto(message: control::Rule, policy: &str) -> Result<Rule, Invalid
         .map(|port| u16::try_from(port).map_err(|_| InvalidMessage::new(field.as_str(), "not a port")))
         .collect::<Result<_, _>>()?;
     Ok(Rule {
-        name: message.name.into(),
+        name: message.name,
         from,
         ports,
     })
