@@ -44,6 +44,9 @@ pub(crate) enum LaunchError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The working directory can't be entered, with what to do about it.
+    #[error("{0}")]
+    Directory(String),
     /// Capabilities could not be changed.
     #[error("cannot change capabilities: {0}")]
     Capabilities(#[from] caps::errors::CapsError),

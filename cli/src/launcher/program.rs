@@ -82,14 +82,24 @@ fn prepare(program: &Program) -> Result<Command, LaunchError> {
         command.stdin(Stdio::null());
         prctl::set_pdeathsig(Signal::SIGKILL).doing("tie the program to its launcher")?;
     }
-    enter_directory(&program.directories)?;
+    enter_directory(program)?;
     Ok(command)
 }
 
-fn enter_directory(directories: &[PathBuf]) -> Result<(), LaunchError> {
+fn enter_directory(program: &Program) -> Result<(), LaunchError> {
     let mut result = Ok(());
-    for directory in directories {
-        result = std::env::set_current_dir(directory).doing(format!("enter {}", directory.display()));
+    for directory in &program.directories {
+        result = std::env::set_current_dir(directory).map_err(|error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::PermissionDenied => ": let that user in with `chmod a+rx`, or name another with `user:`",
+                _ => "",
+            };
+            LaunchError::Directory(format!(
+                "cannot enter {}{}: {error}{remedy}",
+                directory.display(),
+                user(program)
+            ))
+        });
         if result.is_ok() {
             break;
         }
@@ -97,16 +107,21 @@ fn enter_directory(directories: &[PathBuf]) -> Result<(), LaunchError> {
     result
 }
 
-fn explain(program: &Program, error: &io::Error) -> String {
-    let name = program.command.first().map_or("", String::as_str);
-    let place = std::env::current_dir().map_or_else(|_| String::new(), |path| format!(" in {}", path.display()));
-    let user = match &program.privileges {
+/// ` as user NAME (uid N)`; empty where the user is the caller's own.
+fn user(program: &Program) -> String {
+    match &program.privileges {
         Privileges::User {
             uid, name: Some(user), ..
         } => format!(" as user {user} (uid {uid})"),
         Privileges::User { uid, .. } => format!(" as uid {uid}"),
         _ => String::new(),
-    };
+    }
+}
+
+fn explain(program: &Program, error: &io::Error) -> String {
+    let name = program.command.first().map_or("", String::as_str);
+    let place = std::env::current_dir().map_or_else(|_| String::new(), |path| format!(" in {}", path.display()));
+    let user = user(program);
     let hint = match error.kind() {
         io::ErrorKind::NotFound if name.contains('/') => {
             ": there is no such file, or not the interpreter that its first line names"
