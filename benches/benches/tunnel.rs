@@ -31,7 +31,7 @@ fn ways(criterion: &mut Criterion, name: &str, bytes: usize) {
 
     tunnel(&mut group, "frames", &runtime, (Tunnel::plain(), bytes));
 
-    let authority = Authority::root().intermediate();
+    let authority = Authority::root("root").intermediate();
     let (web, orders) = (authority.generation(WEB), authority.generation(ORDERS));
     let encrypted = runtime.block_on(Tunnel::encrypted(&web, &orders));
     tunnel(&mut group, "frames-and-tls", &runtime, (encrypted, bytes));

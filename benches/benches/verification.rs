@@ -19,19 +19,23 @@ fn main() {
 }
 
 fn accepted(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let root = Authority::root();
+    let root = Authority::root("root");
     let intermediate = root.intermediate();
-    let roots = |count: usize| {
+    let roots = |count: usize, name: fn(usize) -> String| {
         // Ours is the last one that is tried.
-        let others = (1..count).map(|_| Authority::root().root_certificate().clone());
+        let others = (1..count).map(|number| Authority::root(&name(number)).root_certificate().clone());
         let roots = others.chain([root.root_certificate().clone()]);
         bundle(DOMAIN, roots.collect())
     };
+    let same: fn(usize) -> String = |_| "root".to_owned();
+    let own: fn(usize) -> String = |number| format!("root {number}");
     let cases = [
-        ("leaf", root.leaf(WEB), roots(1)),
-        ("leaf-and-intermediate", intermediate.leaf(WEB), roots(1)),
-        ("second-of-2-roots", intermediate.leaf(WEB), roots(2)),
-        ("last-of-32-roots", intermediate.leaf(WEB), roots(32)),
+        ("leaf", root.leaf(WEB), roots(1, same)),
+        ("leaf-and-intermediate", intermediate.leaf(WEB), roots(1, same)),
+        ("last-of-2-roots", intermediate.leaf(WEB), roots(2, own)),
+        ("last-of-32-roots", intermediate.leaf(WEB), roots(32, own)),
+        ("last-of-2-roots-of-one-name", intermediate.leaf(WEB), roots(2, same)),
+        ("last-of-32-roots-of-one-name", intermediate.leaf(WEB), roots(32, same)),
     ];
     for (name, leaf, bundle) in cases {
         measure(group, &format!("accepted/{name}"), (&leaf, &bundle), "");
@@ -39,8 +43,8 @@ fn accepted(group: &mut BenchmarkGroup<'_, WallTime>) {
 }
 
 fn refused(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let ours = Authority::root();
-    let stranger = Authority::root().intermediate();
+    let ours = Authority::root("root");
+    let stranger = Authority::root("root").intermediate();
     let mut long = ours.leaf(WEB);
     let first = long.chain.first().cloned().expect("a leaf");
     long.chain.resize(5, first);

@@ -55,11 +55,11 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// A new root. All of them have the same name, as after a root rotation
-    /// that keeps it: the costly case for path building.
+    /// A new root. Path building goes by name: each root that shares one is
+    /// tried in turn.
     #[must_use]
-    pub fn root() -> Self {
-        let params = ca_params("root");
+    pub fn root(name: &str) -> Self {
+        let params = ca_params(name);
         let key = new_key();
         let root = params.self_signed(&key).expect("a root").der().clone();
         Self {

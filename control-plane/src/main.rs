@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use watchword_control_plane::{ControlPlane, LoadedMesh, MeshWatch, Process};
 use watchword_daemon::{Metrics, Readiness, Shutdown, SystemClock, init_tracing};
 use watchword_policy::Diagnostic;
@@ -85,7 +84,7 @@ fn say(diagnostics: &[Diagnostic]) {
 }
 
 fn run(loaded: LoadedMesh, watch: MeshWatch, die_with_stdin: bool) -> anyhow::Result<()> {
-    prepare_process();
+    watchword_daemon::prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -112,19 +111,6 @@ fn run(loaded: LoadedMesh, watch: MeshWatch, die_with_stdin: bool) -> anyhow::Re
         plane.follow(watch, mesh);
         Ok(plane.run().await?)
     })
-}
-
-/// Signing keys stay out of core dumps and away from debuggers of the same
-/// user; each proxy needs a file descriptor. Neither is worth not starting.
-fn prepare_process() {
-    let results = [
-        setrlimit(Resource::RLIMIT_CORE, 0, 0),
-        nix::sys::prctl::set_dumpable(false),
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most)),
-    ];
-    for error in results.into_iter().filter_map(Result::err) {
-        tracing::warn!(%error, "a limit of this process can't be set");
-    }
 }
 
 fn stop_with_stdin(shutdown: Shutdown) -> anyhow::Result<()> {

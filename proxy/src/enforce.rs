@@ -1,13 +1,13 @@
-//! From a policy's decision to what is said of it: to the peer on the wire,
-//! in the log, in the metrics.
+//! What the policies of the moment say of a call, and of one that goes on
+//! while they change.
 
 use tokio::sync::watch::Receiver;
 use watchword_identity::SpiffeId;
 use watchword_policy::{Call, Decision};
 use watchword_proto::tunnel::Reason;
 
-use crate::connection::Refusal;
-use crate::worker::Mesh;
+use crate::mesh::Mesh;
+use crate::refusal::{Refusal, Why};
 
 /// One call, as policies see it.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Question {
     }
 
     /// Returns when a change of policies denies what was allowed before.
-    pub(crate) async fn denied_later(&self, mesh: &Mesh, mut changes: Receiver<u64>) {
+    async fn denied_later(&self, mesh: &Mesh, mut changes: Receiver<u64>) {
         loop {
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
@@ -58,71 +58,10 @@ impl Question {
             }
         }
     }
-}
 
-/// Why a call is refused, beside a rule of a policy. Closed: each has a label
-/// and a word on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    DenyRule,
-    NoAllowRule,
-    NoPolicy,
-    NotReady,
-    NotCaptured,
-    NotLocal,
-    PortNotDeclared,
-    UnlistedMeshAddress,
-    Egress,
-    NoIdentity,
-}
-
-impl Why {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::DenyRule => "deny-rule",
-            Self::NoAllowRule => "no-allow-rule",
-            Self::NoPolicy => "no-policy",
-            Self::NotReady => "not-ready",
-            Self::NotCaptured => "not-captured",
-            Self::NotLocal => "not-local",
-            Self::PortNotDeclared => "port-not-declared",
-            Self::UnlistedMeshAddress => "unlisted-mesh-address",
-            Self::Egress => "egress",
-            Self::NoIdentity => "no-identity",
-        }
-    }
-
-    /// The reason that a peer is told.
-    pub(crate) fn on_the_wire(self) -> Reason {
-        match self {
-            Self::DenyRule => Reason::DenyRule,
-            Self::NoAllowRule => Reason::NoAllowRule,
-            Self::NoPolicy => Reason::NoPolicy,
-            Self::NotReady | Self::NoIdentity => Reason::NotReady,
-            Self::PortNotDeclared => Reason::PortNotDeclared,
-            Self::NotCaptured | Self::NotLocal | Self::UnlistedMeshAddress | Self::Egress => Reason::Unspecified,
-        }
-    }
-
-    /// What a peer's word for it means here.
-    pub(crate) fn label_of(reason: Reason) -> &'static str {
-        match reason {
-            Reason::Unspecified => "unspecified",
-            Reason::AppReset => "app-reset",
-            Reason::DenyRule => "deny-rule",
-            Reason::NoAllowRule => "no-allow-rule",
-            Reason::NoPolicy => "no-policy",
-            Reason::PortNotDeclared => "port-not-declared",
-            Reason::NotReady => "not-ready",
-            Reason::Protocol => "protocol",
-            Reason::Timeout => "timeout",
-            Reason::PolicyChanged => "policy-changed",
-            Reason::Shutdown => "shutdown",
-            Reason::Idle => "idle",
-            Reason::Limit => "limit",
-            Reason::Expired => "expired",
-            Reason::Revoked => "revoked",
-            Reason::Untrusted => "untrusted",
-        }
+    /// Resolves when policies have changed so that this call would be denied.
+    pub(crate) async fn cut_when_denied(&self, mesh: &Mesh, changes: Receiver<u64>) -> Reason {
+        self.denied_later(mesh, changes).await;
+        Reason::PolicyChanged
     }
 }

@@ -9,15 +9,17 @@ use tokio::net::TcpStream;
 use watchword_identity::SpiffeId;
 use watchword_mtls::{HandshakeError, Peer, accept_tunnel};
 use watchword_policy::Decision;
-use watchword_proto::tunnel::{Denied, Reason};
+use watchword_proto::tunnel::Denied;
 use watchword_tunnel::{AppStream, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
-use crate::connection::{Connection, Direction, Ended, Refusal};
-use crate::enforce::{Question, Why};
+use crate::connection::{Connection, Direction};
+use crate::ended::Ended;
+use crate::enforce::Question;
 use crate::intercept::CANARY_PORT;
 use crate::intercept::original::{is_local, original_destination};
+use crate::mesh::Mesh;
+use crate::refusal::{Refusal, Why};
 use crate::tunnel_io::TunnelIo;
-use crate::worker::Mesh;
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
@@ -72,8 +74,9 @@ async fn answer_canary(mut stream: TcpStream) {
 
 /// TLS with a mandatory client SVID, once there is a slot for it.
 async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel<TunnelIo>, Peer, SpiffeId), Ended> {
-    let Ok(_slot) = mesh.handshakes.acquire().await else {
-        return Err(Ended::failed("shutdown", ""));
+    let Some(_slot) = mesh.handshakes.slot().await else {
+        stream.abort();
+        return Err(Ended::failed("limit", "too many connections wait for their handshake"));
     };
     let Some(generation) = mesh.credentials.valid() else {
         stream.abort();
@@ -246,12 +249,4 @@ fn errno(error: &std::io::Error) -> u32 {
         .raw_os_error()
         .and_then(|code| u32::try_from(code).ok())
         .unwrap_or(0)
-}
-
-impl Question {
-    /// Resolves when policies have changed so that this call would be denied.
-    async fn cut_when_denied(&self, mesh: &Mesh, changes: tokio::sync::watch::Receiver<u64>) -> Reason {
-        self.denied_later(mesh, changes).await;
-        Reason::PolicyChanged
-    }
 }

@@ -9,13 +9,14 @@ use watchword_mtls::{HandshakeError, connect_tunnel};
 use watchword_proto::tunnel::Open;
 use watchword_tunnel::{AppStream, Call, Carried, ClientTunnel, End};
 
-use crate::connection::{Connection, Direction, Ended, Refusal};
+use crate::connection::{Connection, Direction};
 use crate::directory::{Endpoint, Found};
-use crate::enforce::Why;
+use crate::ended::Ended;
 use crate::inbound;
 use crate::intercept::original::{is_local, original_destination};
+use crate::mesh::Mesh;
+use crate::refusal::{Refusal, Why};
 use crate::tunnel_io::TunnelIo;
-use crate::worker::Mesh;
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, serve_pages};
+use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, prepare_process, serve_pages};
 use watchword_mtls::{Credentials, Now};
 
 use crate::admin::{self, Shown};
@@ -18,9 +17,10 @@ use crate::control::discovery::Follower;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
+use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
-use crate::worker::{self, Listeners, Mesh};
+use crate::worker::{self, Listeners};
 
 /// Runs the sidecar until SIGTERM or SIGINT.
 ///
@@ -28,7 +28,7 @@ use crate::worker::{self, Listeners, Mesh};
 /// When it can't start: a taken port, a missing right, a folder that can't be
 /// written. What goes wrong later is logged and mended.
 pub fn run(config: Config) -> Result<()> {
-    raise_descriptor_limit();
+    prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Box::pin(serve(Arc::new(config))))
 }
@@ -46,7 +46,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
         dialler: dialler(&config)?,
         clock,
-        handshakes: Arc::new(Semaphore::new(0)),
+        handshakes: Arc::default(),
     };
     let mut workers = Vec::new();
     for index in 0..config.workers {
@@ -167,14 +167,4 @@ fn instance_name() -> String {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     format!("{host}/{}", std::process::id())
-}
-
-/// Each connection takes two descriptors; distributions allow 1,024 by default.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files can't be raised");
-    }
 }

@@ -3,20 +3,16 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use watchword_daemon::{Clock, Shutdown};
-use watchword_mtls::Credentials;
+use watchword_daemon::Shutdown;
 
 use crate::connection::Connections;
-use crate::dial::Dialler;
 use crate::intercept::{INBOUND_PORT, OUTBOUND_PORT};
-use crate::snapshots::Snapshots;
+use crate::mesh::Mesh;
 use crate::{inbound, outbound};
 
 /// Connections that wait for us in the kernel.
@@ -25,30 +21,6 @@ const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// For open connections to end after the wish to stop.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Handshakes at once, in a worker (docs/threat-model.md).
-const MAX_HANDSHAKES: usize = 256;
-
-/// What every connection needs. Clones share one state.
-#[derive(Clone)]
-pub(crate) struct Mesh {
-    pub(crate) credentials: Credentials,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) connections: Connections,
-    pub(crate) dialler: Dialler,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) handshakes: Arc<Semaphore>,
-}
-
-impl Mesh {
-    /// The same with slots for handshakes of its own.
-    fn for_worker(&self) -> Self {
-        Self {
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-            ..self.clone()
-        }
-    }
-}
-
 /// The listeners of one worker, bound before it starts, so that a taken port
 /// is an error at start.
 pub(crate) struct Listeners {

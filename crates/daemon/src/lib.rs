@@ -8,6 +8,7 @@ mod clock;
 mod health;
 mod logs;
 mod metrics;
+mod process;
 mod readiness;
 mod shutdown;
 
@@ -15,5 +16,6 @@ pub use clock::{Clock, ManualClock, SystemClock, sleep_until};
 pub use health::{Page, Pages, serve_pages};
 pub use logs::init_tracing;
 pub use metrics::{Metrics, MetricsError};
+pub use process::prepare_process;
 pub use readiness::{Blocker, Readiness};
 pub use shutdown::Shutdown;

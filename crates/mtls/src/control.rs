@@ -8,8 +8,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use watchword_identity::{Bundle, SpiffeId};
 
-use crate::credentials::PublishError;
-use crate::generation::{Generation, anonymous_control_client};
+use crate::generation::{Generation, PublishError, anonymous_control_client};
 use crate::handshake::{HANDSHAKE_DEADLINE, HandshakeError, Peer, TlsStream, connect, expect_peer};
 use crate::verify::Now;
 

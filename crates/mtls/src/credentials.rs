@@ -7,27 +7,12 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rustls_pki_types::PrivateKeyDer;
-use thiserror::Error;
 use tokio::sync::watch;
 use watchword_identity::{Bundle, Svid, Usage};
 
 use crate::control::ControlClient;
-use crate::generation::Generation;
-use crate::verify::{Now, VerifyError, verify_chain};
-
-/// Why material was not published; what was in force stays.
-#[derive(Debug, Error)]
-pub enum PublishError {
-    /// The chain does not prove an identity under the bundle that came with it.
-    #[error("the new certificate does not verify: {0}")]
-    Verify(#[from] VerifyError),
-    /// The key is not the certificate's, or rustls refuses them.
-    #[error("the new certificate and key can't be used: {0}")]
-    Tls(#[from] rustls::Error),
-    /// A bundle came before any certificate.
-    #[error("a bundle can't be published before a certificate")]
-    NoIdentity,
-}
+use crate::generation::{Generation, PublishError};
+use crate::verify::{Now, verify_chain};
 
 struct Inner {
     current: ArcSwapOption<Generation>,

@@ -11,14 +11,28 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::PrivateKeyDer;
+use thiserror::Error;
 use watchword_identity::{Bundle, Svid};
 
-use crate::credentials::PublishError;
-use crate::verify::{Now, SpiffeVerifier};
+use crate::verify::{Now, SpiffeVerifier, VerifyError};
 
 /// The tunnel protocol's name in ALPN (docs/wire.md).
 pub const TUNNEL_ALPN: &[u8] = b"watchword/1";
 const HTTP2_ALPN: &[u8] = b"h2";
+
+/// Why material was not published; what was in force stays.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The chain does not prove an identity under the bundle that came with it.
+    #[error("the new certificate does not verify: {0}")]
+    Verify(#[from] VerifyError),
+    /// The key is not the certificate's, or rustls refuses them.
+    #[error("the new certificate and key can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A bundle came before any certificate.
+    #[error("a bundle can't be published before a certificate")]
+    NoIdentity,
+}
 
 /// An immutable, validated state of identity and trust.
 pub struct Generation {

@@ -16,8 +16,8 @@ mod handshake;
 mod verify;
 
 pub use control::{ControlClient, accept_control};
-pub use credentials::{Credentials, PublishError};
-pub use generation::{Generation, TUNNEL_ALPN};
+pub use credentials::Credentials;
+pub use generation::{Generation, PublishError, TUNNEL_ALPN};
 pub use handshake::{HandshakeError, Peer, TlsStream, accept_tunnel, connect_tunnel};
 pub use verify::{Now, VerifyError, verify_chain};
 

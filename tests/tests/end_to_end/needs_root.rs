@@ -110,3 +110,79 @@ fn a_proxy_does_not_talk_to_a_control_plane_that_is_somebody_else() {
         said.unwrap();
     }
 }
+
+/// Installs the rules that tell the sidecar by its uid, runs it and an app in
+/// a namespace of their own, and calls the app by its own address.
+const BY_UID: &str = r#"
+set -eu
+bin=$1 config=$2 server=$3
+ip link set lo up
+ip link add v0 type veth peer name v1
+ip link set v0 up; ip link set v1 up
+ip address add 10.87.0.4/16 dev v0
+"$bin" intercept install --config "$config"
+trap 'kill $(jobs -p)' EXIT
+setpriv --reuid 1337 --regid 1337 --clear-groups "$bin" run --config "$config" &
+python3 "$server" 8080 web &
+for attempt in $(seq 200); do
+    if curl --silent --fail --max-time 2 http://127.0.0.1:15020/readyz && curl --silent --max-time 2 http://127.0.0.1:8080/; then
+        break
+    fi
+    sleep 0.1
+done
+echo "ANSWER $(curl --silent --show-error --fail --max-time 10 http://10.87.0.4:8080/by-uid)"
+"$bin" intercept remove
+"$bin" intercept remove
+echo "RULES LEFT: $(nft list ruleset)"
+"#;
+
+#[test]
+fn a_sidecar_that_is_told_by_its_uid_reaches_the_app_and_rules_go_when_removed() {
+    need_root();
+    let mesh = mesh();
+    let folder = mesh.run_folder().unwrap();
+    // The address of web-1, taken in another namespace by a sidecar of the same ID.
+    let web = mesh.record().unwrap()["replicas"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|found| found["name"] == "web-1")
+        .unwrap()
+        .clone();
+    assert_eq!(web["addresses"][0], "10.87.0.4");
+    let own = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(own.path(), Some(1337), Some(1337)).unwrap();
+    let mut create = Command::new(binary("watchword").unwrap());
+    create.args([
+        "token",
+        "create",
+        "--mesh",
+        mesh.file().name(),
+        "--id",
+        "spiffe://example.org/web",
+    ]);
+    let token = own.path().join("token");
+    std::fs::write(&token, watchword_tests::run(&mut create).unwrap()).unwrap();
+    std::os::unix::fs::chown(&token, Some(1337), Some(1337)).unwrap();
+    let config = own.path().join("proxy.yaml");
+    let text = format!(
+        "controlPlane: {{address: 'unix:{0}/control.sock', id: 'spiffe://example.org/watchword/control-plane', \
+         bundleFile: '{0}/bundle.pem'}}\nattestation: {{tokenFile: '{1}/token'}}\n\
+         interception: {{scope: namespace, loopProtection: uid}}\nrunDir: '{1}'\n",
+        folder.display(),
+        own.path().display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let proxy = binary("watchword-proxy").unwrap();
+    // uid 1337 may not look into the folder that this was built in.
+    let copied = own.path().join("watchword-proxy");
+    std::fs::copy(proxy, &copied).unwrap();
+    let server = mesh.file().folder().join("server.py");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--net", "--", "sh", "-c", BY_UID, "sh"])
+        .args([&copied, &config, &server]);
+    let printed = watchword_tests::run(&mut command).unwrap();
+    assert!(printed.contains("ANSWER hello from web /by-uid"), "{printed}");
+    assert!(printed.trim_end().ends_with("RULES LEFT:"), "{printed}");
+}
