@@ -20,7 +20,7 @@ first-call:
 
 # The micro-benchmarks.
 bench:
-    cargo bench --workspace
+    cargo bench -p watchword-benches
 
 # Lines of production code by file, largest first.
 size:

@@ -111,7 +111,8 @@ impl Subscription {
     /// [`UnknownNonce`].
     pub fn reject(&mut self, nack: Nack) -> Result<Kind, UnknownNonce> {
         let kind = self.answered(&nack.nonce)?;
-        let mut reason = nack.reason;
+        // It is shown on terminals.
+        let mut reason = nack.reason.replace(char::is_control, " ");
         if reason.len() > MAX_REASON {
             reason.truncate(reason.floor_char_boundary(MAX_REASON));
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -13,6 +13,22 @@ use crate::config::{LoopProtection, PROXY_MARK};
 
 /// For a TCP connection to be made (docs/wire.md).
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Silence after which the peer's kernel is asked whether it is there, how
+/// often, and how many unanswered questions end the connection (docs/wire.md).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 4;
+
+/// Without Nagle's delay, and so that a peer that vanished is found although
+/// nothing is sent to it.
+pub(crate) fn watch_peer(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
 
 /// How to dial without being captured.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +51,7 @@ impl Dialler {
         let stream = timeout(CONNECT_DEADLINE, self.socket(to)?.connect(to))
             .await
             .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))??;
-        stream.set_nodelay(true)?;
+        watch_peer(&stream)?;
         Ok(stream)
     }
 

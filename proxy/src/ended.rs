@@ -84,8 +84,8 @@ impl Ended {
     pub(crate) fn denied_by_peer(denied: &Denied) -> Self {
         Self {
             result: "denied",
-            policy: denied.policy.clone(),
-            rule: denied.rule.clone(),
+            policy: printable(&denied.policy),
+            rule: printable(&denied.rule),
             ..Self::failed(Why::label_of(denied.reason()), "")
         }
     }
@@ -113,4 +113,11 @@ fn why(close: &CloseReason) -> Ended {
         CloseReason::AppReset | CloseReason::OpenTimeout => String::new(),
     };
     Ended::failed(close.label(), detail)
+}
+
+/// A peer's words, fit for a log and a terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .collect()
 }

@@ -2,21 +2,26 @@
 //! who calls, whether they may, and then the bytes.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use watchword_identity::SpiffeId;
+use tokio::sync::watch::Receiver;
+use watchword_daemon::sleep_until;
+use watchword_identity::{SpiffeId, Svid};
 use watchword_mtls::{HandshakeError, Peer, accept_tunnel};
 use watchword_policy::Decision;
-use watchword_proto::tunnel::Denied;
+use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
+use crate::dial::watch_peer;
+use crate::directory::Found;
 use crate::ended::Ended;
 use crate::enforce::Question;
 use crate::intercept::CANARY_PORT;
-use crate::intercept::original::{is_local, original_destination};
+use crate::intercept::original::{is_local, is_own_port, original_destination};
 use crate::mesh::Mesh;
 use crate::refusal::{Refusal, Why};
 use crate::tunnel_io::TunnelIo;
@@ -30,6 +35,10 @@ pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
 /// From the accepted connection to its last stream.
 async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     let dialled = match original_destination(&stream) {
+        Ok(dialled) if is_own_port(dialled.port()) => {
+            tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");
+            return stream.abort();
+        }
         Ok(dialled) => dialled,
         Err(error) => {
             tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
@@ -49,12 +58,15 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         Err(ended) => return connection.end(&ended),
     };
     connection.forget();
+    let expires = peer.svid().not_after().min(own.not_after());
+    let own = own.id().clone();
     let caller = Caller {
         mesh,
         from,
         dialled,
         peer,
         own,
+        expires,
     };
     if let Err(error) = caller.serve_streams(tunnel).await {
         tracing::debug!(%from, peer = %caller.peer.id(), reason = error.label(), %error, "tunnel ended");
@@ -63,7 +75,8 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
 
 /// Interception is there: said to whoever dials the port that nobody serves.
 async fn answer_canary(mut stream: TcpStream) {
-    let body = format!("{}\n", std::process::id());
+    static INSTANCE: OnceLock<u64> = OnceLock::new();
+    let body = format!("{:016x}\n", INSTANCE.get_or_init(|| fastrand::u64(..)));
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
@@ -73,7 +86,7 @@ async fn answer_canary(mut stream: TcpStream) {
 }
 
 /// TLS with a mandatory client SVID, once there is a slot for it.
-async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel<TunnelIo>, Peer, SpiffeId), Ended> {
+async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel<TunnelIo>, Peer, Svid), Ended> {
     let Some(_slot) = mesh.handshakes.slot().await else {
         stream.abort();
         return Err(Ended::failed("limit", "too many connections wait for their handshake"));
@@ -82,7 +95,7 @@ async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel
         stream.abort();
         return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
     };
-    let _ = stream.set_nodelay(true);
+    let _ = watch_peer(&stream);
     let began = Instant::now();
     let shaken = accept_tunnel(&generation, stream).await;
     mesh.connections.telemetry().handshake(
@@ -90,7 +103,7 @@ async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel
         began.elapsed(),
     );
     match shaken {
-        Ok((tls, peer)) => Ok((ServerTunnel::new(TunnelIo(tls)), peer, generation.svid().id().clone())),
+        Ok((tls, peer)) => Ok((ServerTunnel::new(TunnelIo(tls)), peer, generation.svid().clone())),
         Err(error) => Err(Ended::failed(error.label(), error.to_string())),
     }
 }
@@ -102,12 +115,14 @@ struct Caller<'a> {
     dialled: SocketAddr,
     peer: Peer,
     own: SpiffeId,
+    /// The earlier end of both certificates of the handshake.
+    expires: SystemTime,
 }
 
 impl Caller<'_> {
     /// One stream after the other, until the tunnel ends.
     async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
-        while let Some(opening) = tunnel.next(std::future::pending()).await? {
+        while let Some(opening) = tunnel.next(self.expiry()).await? {
             let mut connection = self.mesh.connections.begin(Direction::Inbound, self.from, self.dialled);
             connection.set_peer(self.peer.id().to_string());
             match Box::pin(self.serve(opening, connection)).await? {
@@ -116,6 +131,12 @@ impl Caller<'_> {
             }
         }
         Ok(())
+    }
+
+    /// No new stream stands on a handshake whose certificates are over.
+    async fn expiry(&self) -> Reason {
+        sleep_until(&self.mesh.clock, self.expires).await;
+        Reason::Expired
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.
@@ -130,7 +151,7 @@ impl Caller<'_> {
             port: self.dialled.port(),
         };
         let changes = self.mesh.snapshots.policy_changes();
-        let decision = match question.decide(self.mesh) {
+        let decision = match self.declared().and_then(|()| question.decide(self.mesh)) {
             Ok(decision) => decision,
             Err(refusal) => {
                 connection.end(&Ended::denied(&refusal));
@@ -157,7 +178,7 @@ impl Caller<'_> {
             Ok(app) => {
                 self.mesh.connections.telemetry().stream_opened();
                 let (tunnel, closed) = opening.carry(app, cut()).await;
-                self.settle(connection, closed, &decision, question);
+                self.settle(connection, closed, &decision, (question, changes));
                 Ok(tunnel)
             }
             Err(error) => {
@@ -167,13 +188,32 @@ impl Caller<'_> {
         }
     }
 
+    /// A rule without ports means the ports that the service declares, not
+    /// whatever else listens on the workload's address.
+    fn declared(&self) -> Result<(), Refusal> {
+        let directory = self
+            .mesh
+            .snapshots
+            .directory()
+            .ok_or_else(|| Refusal::of(Why::NotReady))?;
+        match directory.find(self.dialled) {
+            Found::Endpoints(_) => Ok(()),
+            Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
+        }
+    }
+
     /// What a slow app has yet to take must not keep the tunnel.
-    fn settle(&self, connection: Connection, mut closed: Closed<TcpStream>, decision: &Decision, question: Question) {
+    fn settle(
+        &self,
+        connection: Connection,
+        mut closed: Closed<TcpStream>,
+        decision: &Decision,
+        (question, changes): (Question, Receiver<u64>),
+    ) {
         if closed.owed.is_none() {
             return connection.end(&Ended::of_served(&closed, decision));
         }
         let (mesh, decision) = (self.mesh.clone(), decision.clone());
-        let changes = mesh.snapshots.policy_changes();
         tokio::spawn(async move {
             closed.settle(question.cut_when_denied(&mesh, changes)).await;
             connection.end(&Ended::of_served(&closed, &decision));

@@ -10,6 +10,7 @@ use watchword_proto::tunnel::Open;
 use watchword_tunnel::{AppStream, Call, Carried, ClientTunnel, End};
 
 use crate::connection::{Connection, Direction};
+use crate::dial::watch_peer;
 use crate::directory::{Endpoint, Found};
 use crate::ended::Ended;
 use crate::inbound;
@@ -41,7 +42,7 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
             return connection.end(&Ended::denied(&refusal));
         }
     };
-    let _ = app.set_nodelay(true);
+    let _ = watch_peer(&app);
     let ended = match &endpoints[..] {
         [first, ..] if is_this_workload(mesh, first) => {
             connection.set_peer(first.id.to_string());

@@ -29,11 +29,13 @@ use crate::worker::{self, Listeners};
 /// written. What goes wrong later is logged and mended.
 pub fn run(config: Config) -> Result<()> {
     prepare_process();
+    // Before the runtime: a token that does not come must not keep it waiting.
+    let token = TokenSource::new(config.attestation.token_file.clone().unwrap_or_default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Box::pin(serve(Arc::new(config))))
+    runtime.block_on(Box::pin(serve(Arc::new(config), token)))
 }
 
-async fn serve(config: Arc<Config>) -> Result<()> {
+async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let shutdown = Shutdown::on_signals()?;
     let metrics = Metrics::new()?;
@@ -48,13 +50,15 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         clock,
         handshakes: Arc::default(),
     };
+    let listeners = Listeners::bind()?;
     let mut workers = Vec::new();
     for index in 0..config.workers {
-        workers.push(worker::start(index, Listeners::bind()?, &mesh, shutdown.clone())?);
+        workers.push(worker::start(index, listeners.share()?, &mesh, shutdown.clone())?);
     }
+    drop(listeners);
     let mut tasks = JoinSet::new();
     serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
-    follow_control_plane(&config, &mesh, &readiness, &mut tasks);
+    follow_control_plane((&config, token), &mesh, &readiness, &mut tasks);
     tracing::info!(workers = config.workers, "sidecar started");
     shutdown.requested().await;
     tracing::info!("stopping");
@@ -132,7 +136,12 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
     }
 }
 
-fn follow_control_plane(config: &Config, mesh: &Mesh, readiness: &Readiness, tasks: &mut JoinSet<()>) {
+fn follow_control_plane(
+    (config, token): (&Config, TokenSource),
+    mesh: &Mesh,
+    readiness: &Readiness,
+    tasks: &mut JoinSet<()>,
+) {
     let control_plane = ControlPlane::new(
         config.control_plane.address.clone(),
         config.control_plane.id.0.clone(),
@@ -141,7 +150,7 @@ fn follow_control_plane(config: &Config, mesh: &Mesh, readiness: &Readiness, tas
     let keeper = IdentityKeeper {
         control_plane: control_plane.clone(),
         bundle_file: config.control_plane.bundle_file.clone(),
-        token: TokenSource::new(config.attestation.token_file.clone().unwrap_or_default()),
+        token,
         credentials: mesh.credentials.clone(),
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),

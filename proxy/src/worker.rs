@@ -21,8 +21,8 @@ const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// For open connections to end after the wish to stop.
 const DRAIN: Duration = Duration::from_secs(2);
-/// The listeners of one worker, bound before it starts, so that a taken port
-/// is an error at start.
+/// The listeners, bound before workers start, so that a taken port is an error
+/// at start. Each worker has them all: the kernel wakes one that is free.
 pub(crate) struct Listeners {
     inbound: Vec<std::net::TcpListener>,
     outbound: Vec<std::net::TcpListener>,
@@ -37,6 +37,17 @@ impl Listeners {
         Ok(Self {
             inbound: bind_families(inbound, INBOUND_PORT)?,
             outbound: bind_families(outbound, OUTBOUND_PORT)?,
+        })
+    }
+
+    /// The same sockets for a further worker.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        let share = |listeners: &[std::net::TcpListener]| -> io::Result<Vec<_>> {
+            listeners.iter().map(std::net::TcpListener::try_clone).collect()
+        };
+        Ok(Self {
+            inbound: share(&self.inbound)?,
+            outbound: share(&self.outbound)?,
         })
     }
 }
@@ -71,9 +82,9 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // A restarted sidecar finds its port in TIME_WAIT; workers share it.
+    // A restarted sidecar finds its port in TIME_WAIT. No SO_REUSEPORT: without
+    // root the app has our uid, and could listen beside us.
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -29,7 +29,7 @@ pub(crate) fn readable(line: &str) -> String {
     for (key, value) in event.iter().filter(|(key, value)| !says_nothing(key, value)) {
         // Writing to a String cannot fail.
         let _ = match value {
-            Value::String(value) => write!(readable, " {key}={value}"),
+            Value::String(value) => write!(readable, " {key}={}", value.replace(char::is_control, " ")),
             value => write!(readable, " {key}={value}"),
         };
     }

@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) policies: Vec<PathBuf>,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
+    /// SPIFFE IDs that may have a token beside those of the services.
+    pub(crate) registry: Vec<String>,
     /// By name.
     pub(crate) services: Vec<PlannedService>,
     /// By service and number.
@@ -118,6 +120,9 @@ pub(crate) enum PlanError {
         "service {0} has `endpoints`: it runs elsewhere, and `up` runs services here; give it `run: [PROGRAM, …]` instead"
     )]
     RunsElsewhere(String),
+    /// A key that is for the control plane's own file.
+    #[error("`{0}` is for the file of a control plane that runs by itself; `up` decides it: leave it out")]
+    KeyOfADaemon(&'static str),
     /// More than a bridge can join.
     #[error("the mesh has {0} replicas; on one machine {max} can be joined: lower `replicas`", max = addresses::MAX_REPLICAS)]
     TooMany(usize),
@@ -147,6 +152,9 @@ const MAX_SOCKET_PATH: usize = 107;
 impl Plan {
     /// Plans `mesh` for `machine`, with the users that `users` finds.
     pub(crate) fn new(mesh: &MeshFile, machine: Machine, users: &Users) -> Result<Self, PlanError> {
+        if let Some(key) = key_of_a_daemon(mesh) {
+            return Err(PlanError::KeyOfADaemon(key));
+        }
         let folder = machine.base.join(&mesh.name);
         let total = mesh
             .services
@@ -177,6 +185,7 @@ impl Plan {
             certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
             policies: mesh.policies.clone(),
             tools: machine.tools,
+            registry: mesh.registry.iter().map(|entry| entry.id.to_string()).collect(),
             services,
             replicas,
         };
@@ -209,6 +218,18 @@ impl Plan {
             _ => Ok(()),
         }
     }
+}
+
+/// What `up` decides by itself, and must not seem to take from the file.
+fn key_of_a_daemon(mesh: &MeshFile) -> Option<&'static str> {
+    let keys = [
+        ("stateDir", mesh.state_dir.is_some()),
+        ("runDir", mesh.run_dir.is_some()),
+        ("listen", mesh.listen.is_some()),
+        ("healthListen", mesh.health_listen.is_some()),
+        ("meshRanges", !mesh.mesh_ranges.is_empty()),
+    ];
+    keys.into_iter().find_map(|(key, given)| given.then_some(key))
 }
 
 impl Replica {

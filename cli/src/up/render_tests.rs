@@ -50,6 +50,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
             proxy: PathBuf::from("/bin/watchword-proxy"),
             control_plane: PathBuf::from("/bin/watchword-control-plane"),
         },
+        registry: vec!["spiffe://example.org/batch".to_owned()],
         services: vec![service("orders", 0), service("web", 1)],
         replicas,
     }
@@ -106,6 +107,10 @@ fn the_control_plane_knows_every_endpoint_and_no_secret() {
     );
     assert_eq!(value["services"]["web"]["ports"], serde_json::json!({"8080": "http"}));
     assert_eq!(value["certificates"]["ttl"], "90s");
+    assert_eq!(
+        value["registry"],
+        serde_json::json!([{"id": "spiffe://example.org/batch"}])
+    );
     assert_eq!(value["runDir"], "/run/watchword/shop");
     assert_eq!(value["stateDir"], "/run/watchword/shop/state");
     assert!(!value.to_string().contains("hunter2"));

@@ -126,7 +126,8 @@ pub fn used(state: &mut State, svid: &Svid) -> Result<(), LineageError> {
 /// An SVID asks for a successor with another key.
 ///
 /// # Errors
-/// See [`LineageError`]. A retired serial freezes the lineage.
+/// See [`LineageError`]. A retired serial freezes the lineage, and so does a
+/// second key while a successor is pending.
 pub fn renew(state: &mut State, svid: &Svid, key: &KeyDigest) -> Result<Renewal, LineageError> {
     let serial = svid.serial();
     let lineage = promote(state, svid)?;
@@ -138,7 +139,13 @@ pub fn renew(state: &mut State, svid: &Svid, key: &KeyDigest) -> Result<Renewal,
     }
     match &lineage.pending {
         Some(pending) if pending.key == *key => Ok(Renewal::Again(pending.chain.clone())),
-        Some(_) => Err(LineageError::OtherKeyPending(serial.to_owned())),
+        // Two holders of one serial: a thief may have renewed first, and would
+        // go on for ever once the honest serial has expired. Our own proxies
+        // ask again with the same key until they have an answer.
+        Some(_) => {
+            lineage.frozen = true;
+            Err(LineageError::OtherKeyPending(serial.to_owned()))
+        }
         None if lineage.retired.len() >= MAX_RETIRED => Err(LineageError::TooOften),
         None => Ok(Renewal::Fresh),
     }

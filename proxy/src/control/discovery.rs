@@ -72,11 +72,17 @@ impl Follower {
     /// One stream, to its end. Returns how many updates came by it.
     async fn subscribe(&self, seen: &mut Seen) -> Result<u64, String> {
         let client = self.credentials.control_client().ok_or("no valid certificate")?;
+        let serial = self.serial();
         let channel = self
             .control_plane
             .connect(client)
             .await
             .map_err(|error| explain(&error))?;
+        if self.serial() != serial {
+            // To use a certificate that was replaced meanwhile would look like
+            // a thief's try, and freeze the lineage.
+            return Err("the certificate was replaced while connecting".into());
+        }
         let (answers, requests) = mpsc::channel(ANSWERS);
         let hello = Hello {
             instance: self.instance.clone(),
@@ -109,6 +115,12 @@ impl Follower {
                 return Ok(count);
             }
         }
+    }
+
+    fn serial(&self) -> Option<String> {
+        self.credentials
+            .current()
+            .map(|current| current.svid().serial().to_owned())
     }
 
     fn answer(&self, update: SnapshotUpdate, seen: &mut Seen) -> SubscribeRequest {

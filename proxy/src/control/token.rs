@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 use watchword_identity::SpiffeId;
@@ -29,30 +28,26 @@ pub(crate) struct Token {
 pub(crate) struct TokenSource {
     file: PathBuf,
     // Standard input can be read only once.
-    from_stdin: Mutex<Option<String>>,
+    from_stdin: Option<io::Result<String>>,
 }
 
 impl TokenSource {
-    /// From a file, read again at each use; `-` is the first line of standard input.
+    /// From a file, read again at each use; `-` is the first line of standard
+    /// input, which is waited for here, before anything else runs.
     pub(crate) fn new(file: PathBuf) -> Self {
-        Self {
-            file,
-            from_stdin: Mutex::default(),
-        }
+        let from_stdin = (file == Path::new("-")).then(stdin_line);
+        Self { file, from_stdin }
     }
 
     /// The token as it stands there now.
     pub(crate) fn read(&self) -> Result<Token, TokenError> {
-        let from_stdin = self.file == Path::new("-");
-        let place = if from_stdin {
-            "standard input".to_owned()
-        } else {
-            self.file.display().to_string()
-        };
-        let text = if from_stdin {
-            self.stdin_line()
-        } else {
-            read_file(&self.file)
+        let (place, text) = match &self.from_stdin {
+            Some(Ok(line)) => ("standard input".to_owned(), Ok(line.clone())),
+            Some(Err(error)) => (
+                "standard input".to_owned(),
+                Err(io::Error::new(error.kind(), error.to_string())),
+            ),
+            None => (self.file.display().to_string(), read_file(&self.file)),
         };
         let text = text.map_err(|problem| TokenError::Read {
             place: place.clone(),
@@ -60,17 +55,12 @@ impl TokenSource {
         })?;
         parse(text.trim()).ok_or(TokenError::Malformed { place })
     }
+}
 
-    fn stdin_line(&self) -> io::Result<String> {
-        let mut kept = self.from_stdin.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = kept.as_ref() {
-            return Ok(line.clone());
-        }
-        let mut line = String::new();
-        io::stdin().lock().take(MAX_BYTES).read_line(&mut line)?;
-        *kept = Some(line.clone());
-        Ok(line)
-    }
+fn stdin_line() -> io::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().take(MAX_BYTES).read_line(&mut line)?;
+    Ok(line)
 }
 
 fn read_file(path: &Path) -> io::Result<String> {

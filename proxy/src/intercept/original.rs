@@ -9,7 +9,7 @@ use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use super::{CANARY_PORT, HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT};
+use super::{HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT};
 
 /// Why a connection to our listener is not a captured one.
 #[derive(Debug, Error)]
@@ -43,16 +43,16 @@ pub fn original_destination(stream: &TcpStream) -> Result<SocketAddr, OriginalEr
     };
     // An IPv6 answer carries flow and scope, which no directory knows.
     let found = SocketAddr::new(found.ip().to_canonical(), found.port());
-    if found == local || is_own_port(found.port()) {
+    if found == local {
         return Err(OriginalError::NotCaptured(found));
     }
     Ok(found)
 }
 
-/// Ports of the sidecar, to which it never dials an app.
-fn is_own_port(port: u16) -> bool {
-    // The canary's port is not ours: what is captured on it has its own answer.
-    [OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT].contains(&port) && port != CANARY_PORT
+/// Ports of the sidecar, to which it never dials an app. The canary's is not
+/// among them: what is captured on it has an answer of its own.
+pub fn is_own_port(port: u16) -> bool {
+    [OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT].contains(&port)
 }
 
 /// Whether an address belongs to this network namespace and is not loopback:

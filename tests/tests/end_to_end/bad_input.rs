@@ -41,6 +41,14 @@ fn a_port_that_is_none_is_named_with_line_and_column() {
 }
 
 #[test]
+fn a_key_that_up_decides_by_itself_is_refused_not_ignored() {
+    let file = crate::apps::mesh_file_with("listen: 127.0.0.1:15012");
+    let finished = file.up_to_its_end().unwrap();
+    let complaint = crate::apps::complaint(&finished);
+    assert!(complaint.contains("`listen`"), "{complaint}");
+}
+
+#[test]
 fn a_broken_policy_file_is_named_with_line_and_column() {
     let policy = |text: &str| text.to_owned();
     refused(

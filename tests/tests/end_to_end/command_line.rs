@@ -77,7 +77,9 @@ fn policy_check_says_where_a_mistake_is_and_exits_with_2() {
 
 #[test]
 fn a_token_is_made_for_a_registered_id_only() {
-    let mesh = mesh();
+    let mesh = crate::apps::mesh_file_with("registry: [{id: 'spiffe://example.org/batch'}]")
+        .up()
+        .unwrap();
     let name = mesh.file().name();
     let token = |id: &str| {
         watchword()
@@ -85,6 +87,7 @@ fn a_token_is_made_for_a_registered_id_only() {
             .output()
             .unwrap()
     };
+    assert!(token("spiffe://example.org/batch").status.success());
     let made = token("spiffe://example.org/web");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let text = String::from_utf8_lossy(&made.stdout).into_owned();

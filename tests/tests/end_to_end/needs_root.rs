@@ -121,9 +121,11 @@ ip link add v0 type veth peer name v1
 ip link set v0 up; ip link set v1 up
 ip address add 10.87.0.4/16 dev v0
 "$bin" intercept install --config "$config"
-trap 'kill $(jobs -p)' EXIT
+trap 'kill "$sidecar" "$app"' EXIT
 setpriv --reuid 1337 --regid 1337 --clear-groups "$bin" run --config "$config" &
+sidecar=$!
 python3 "$server" 8080 web &
+app=$!
 for attempt in $(seq 200); do
     if curl --silent --fail --max-time 2 http://127.0.0.1:15020/readyz && curl --silent --max-time 2 http://127.0.0.1:8080/; then
         break
