@@ -236,3 +236,51 @@ fn an_app_that_does_not_listen_looks_reset_and_the_log_says_refused() {
         })
         .unwrap();
 }
+
+/// Connects, says so, and prints how the connection ends.
+const PATIENT: &str = "import socket; s = socket.create_connection(('greeter', 7000), timeout=50); \
+    print('greeted', s.recv(100), flush=True)\n\
+try:\n    print('ended', s.recv(100))\nexcept ConnectionResetError:\n    print('reset')";
+
+#[test]
+fn a_policy_that_changes_cuts_the_live_connections_that_it_denies_and_no_others() {
+    let services = "\
+web: {run: [sleep, infinity]}
+lab: {run: [sleep, infinity]}
+greeter: {run: [python3, greeter.py], ports: {7000: tcp}, healthy: {port: 7000}}
+";
+    let policy = |from: &str| {
+        format!("name: greeter\nservice: spiffe://example.org/greeter\nallow:\n  - {{name: some, from: [{from}]}}\n")
+    };
+    let greeter = "import socketserver\n\
+class Greeter(socketserver.BaseRequestHandler):\n    def handle(self):\n        self.request.sendall(b'hello')\n        self.request.recv(1)\n\
+socketserver.ThreadingTCPServer(('0.0.0.0', 7000), Greeter).serve_forever()\n";
+    let both = policy("spiffe://example.org/web, spiffe://example.org/lab");
+    let file = watchword_tests::MeshFile::new(services, &both).unwrap();
+    file.write("greeter.py", greeter).unwrap();
+    let mesh = file.up().unwrap();
+    let mut clients = ["web", "lab"].map(|service| {
+        let mut command = mesh.exec_command(service, &["python3", "-c", PATIENT]).unwrap();
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let output = watchword_tests::Output::default();
+        output.follow(child.stdout.take().unwrap());
+        output
+            .wait_for("the greeting", |line| line.starts_with("greeted"))
+            .unwrap();
+        (child, output)
+    });
+    mesh.file()
+        .write("policies.yaml", &policy("spiffe://example.org/web"))
+        .unwrap();
+    clients[1].1.wait_for("the cut", |line| line == "reset").unwrap();
+    mesh.output()
+        .wait_for("the reason", |line| line.contains("reason=cut"))
+        .unwrap();
+    // The one that is still allowed notices nothing.
+    assert!(clients[0].0.try_wait().unwrap().is_none());
+    assert!(!clients[0].1.text().contains("reset"));
+    for (child, _) in &mut clients {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
