@@ -122,7 +122,7 @@ struct Caller<'a> {
 impl Caller<'_> {
     /// One stream after the other, until the tunnel ends.
     async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
-        while let Some(opening) = tunnel.next(self.expiry()).await? {
+        while let Some(opening) = tunnel.next(self.goodbye()).await? {
             let mut connection = self.mesh.connections.begin(Direction::Inbound, self.from, self.dialled);
             connection.set_peer(self.peer.id().to_string());
             match Box::pin(self.serve(opening, connection)).await? {
@@ -133,10 +133,13 @@ impl Caller<'_> {
         Ok(())
     }
 
-    /// No new stream stands on a handshake whose certificates are over.
-    async fn expiry(&self) -> Reason {
-        sleep_until(&self.mesh.clock, self.expires).await;
-        Reason::Expired
+    /// No new stream stands on a handshake whose certificates are over, and
+    /// none begins while we stop.
+    async fn goodbye(&self) -> Reason {
+        tokio::select! {
+            () = sleep_until(&self.mesh.clock, self.expires) => Reason::Expired,
+            () = self.mesh.shutdown.requested() => Reason::Shutdown,
+        }
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use watchword_daemon::Clock;
+use watchword_daemon::{Clock, Shutdown};
 use watchword_mtls::Credentials;
 
 use crate::connection::Connections;
@@ -25,6 +25,7 @@ pub(crate) struct Mesh {
     pub(crate) dialler: Dialler,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Mesh {

@@ -49,6 +49,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         dialler: dialler(&config)?,
         clock,
         handshakes: Arc::default(),
+        shutdown: shutdown.clone(),
     };
     let listeners = Listeners::bind()?;
     let mut workers = Vec::new();

@@ -56,15 +56,12 @@ impl Credentials {
     /// When there is no certificate yet, or the bundle no longer vouches for it:
     /// the old bundle stays.
     pub fn publish_bundle(&self, bundle: Bundle) -> Result<u64, PublishError> {
-        let current = self.current().ok_or(PublishError::NoIdentity)?;
-        verify_chain(
-            current.svid().chain().to_vec(),
-            &bundle,
-            Usage::Server,
-            self.0.now.get(),
-        )?;
         self.swap(|number| {
+            // Within the swap, so that it is today's certificate that is checked.
             let current = self.current().ok_or(PublishError::NoIdentity)?;
+            let now = self.0.now.get();
+            verify_chain(current.svid().chain().to_vec(), &bundle, Usage::Server, now)?;
+            verify_chain(current.svid().chain().to_vec(), &bundle, Usage::Client, now)?;
             current.with_bundle(number, bundle, &self.0.now)
         })
     }
