@@ -127,7 +127,7 @@ async fn serve<C: Connection>(tunnel: ServerTunnel<Edge<C>>, app: Edge<DuplexStr
     let Dialled::Done(opening, app) = opening.dial(async { app }, pending::<Reason>()).await else {
         panic!("not dialled");
     };
-    let (tunnel, mut closed) = opening.carry(app, pending()).await;
+    let (tunnel, mut closed) = opening.carry(app, pending(), pending()).await;
     closed.settle(pending()).await;
     assert!(matches!(closed.why, CloseReason::Finished), "{:?}", closed.why);
     tunnel.expect("a clean tunnel")
@@ -182,6 +182,8 @@ impl<C: Connection> Transport for Edge<C> {
     fn failure(&self) -> Option<io::Error> {
         None
     }
+
+    fn limit_silence(&self, _: Option<std::time::Duration>) {}
 }
 
 impl AppStream for Edge<DuplexStream> {

@@ -73,6 +73,9 @@ pub struct Config {
     /// Where `/livez`, `/readyz` and `/metrics` are served by TCP; by default
     /// port 15020 of every address.
     pub health_listen: Option<SocketAddr>,
+    /// How long open connections may go on after the wish to stop.
+    #[serde(default = "default_drain")]
+    pub drain_seconds: u16,
 }
 
 /// Where certificates and snapshots come from.
@@ -258,6 +261,11 @@ impl Config {
 
 fn one() -> u16 {
     1
+}
+
+/// Below the 30 s that Kubernetes leaves a pod to end.
+fn default_drain() -> u16 {
+    25
 }
 
 fn default_run_dir() -> PathBuf {

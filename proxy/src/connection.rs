@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use watchword_daemon::Clock;
 
 use crate::ended::Ended;
@@ -91,8 +92,20 @@ struct Inner {
     open: Mutex<BTreeMap<u64, Open>>,
     next: AtomicU64,
     last_denial: Mutex<Option<LastDenial>>,
+    /// The last open one has ended.
+    ended: Notify,
     clock: Arc<dyn Clock>,
     telemetry: Telemetry,
+}
+
+impl Inner {
+    fn remove(&self, id: u64) {
+        let mut open = lock(&self.open);
+        open.remove(&id);
+        if open.is_empty() {
+            self.ended.notify_waiters();
+        }
+    }
 }
 
 /// What `/connections` shows.
@@ -111,6 +124,7 @@ impl Connections {
             open: Mutex::default(),
             next: AtomicU64::new(1),
             last_denial: Mutex::default(),
+            ended: Notify::new(),
             clock,
             telemetry,
         };
@@ -149,6 +163,17 @@ impl Connections {
     /// How many are open.
     pub(crate) fn active(&self) -> usize {
         lock(&self.inner.open).len()
+    }
+
+    /// Waits until none is open.
+    pub(crate) async fn all_ended(&self) {
+        loop {
+            let ended = self.inner.ended.notified();
+            if self.active() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// As JSON, for the admin page.
@@ -195,7 +220,7 @@ impl Connection {
     /// Not a connection after all: the streams on it are.
     pub(crate) fn forget(mut self) {
         self.ended = true;
-        lock(&self.connections.inner.open).remove(&self.id);
+        self.connections.inner.remove(self.id);
         self.connections
             .inner
             .telemetry
@@ -210,7 +235,7 @@ impl Connection {
     fn finish(&mut self, ended: &Ended) {
         self.ended = true;
         let inner = &self.connections.inner;
-        lock(&inner.open).remove(&self.id);
+        inner.remove(self.id);
         inner
             .telemetry
             .connection_closed(self.direction.label(), &self.peer, ended.result, ended.reason);

@@ -103,6 +103,17 @@ impl DirectoryIndex {
         Found::Outside
     }
 
+    /// Whether this endpoint is listed, with this identity.
+    pub(crate) fn expects(&self, address: SocketAddr, id: &SpiffeId) -> bool {
+        let endpoints = self.by_address.get(&address);
+        endpoints.is_some_and(|endpoints| matches!(&endpoints[..], [only] if only.id == *id))
+    }
+
+    /// Whether anything is listed there.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
     pub(crate) fn service_count(&self) -> usize {
         self.services
     }

@@ -2,15 +2,15 @@
 //! who calls, whether they may, and then the bytes.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
 use watchword_daemon::sleep_until;
-use watchword_identity::{SpiffeId, Svid};
-use watchword_mtls::{HandshakeError, Peer, accept_tunnel};
+use watchword_identity::{Bundle, SpiffeId};
+use watchword_mtls::{Generation, HandshakeError, Peer, accept_tunnel};
 use watchword_policy::Decision;
 use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, Closed, Dialled, Opening, ServerTunnel, TunnelError};
@@ -53,21 +53,21 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         stream.abort();
         return connection.end(&Ended::denied(&Refusal::of(Why::NotLocal)));
     }
-    let (tunnel, peer, own) = match shake_hands(mesh, stream).await {
+    let (tunnel, peer, generation) = match shake_hands(mesh, stream).await {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),
     };
     connection.forget();
-    let expires = peer.svid().not_after().min(own.not_after());
-    let own = own.id().clone();
     let caller = Caller {
         mesh,
         from,
         dialled,
+        expires: peer.svid().not_after().min(generation.svid().not_after()),
         peer,
-        own,
-        expires,
+        own: generation.svid().id().clone(),
+        trust: Arc::clone(generation.bundle()),
     };
+    drop(generation);
     if let Err(error) = caller.serve_streams(tunnel).await {
         tracing::debug!(%from, peer = %caller.peer.id(), reason = error.label(), %error, "tunnel ended");
     }
@@ -86,7 +86,10 @@ async fn answer_canary(mut stream: TcpStream) {
 }
 
 /// TLS with a mandatory client SVID, once there is a slot for it.
-async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel<TunnelIo>, Peer, Svid), Ended> {
+async fn shake_hands(
+    mesh: &Mesh,
+    mut stream: TcpStream,
+) -> Result<(ServerTunnel<TunnelIo>, Peer, Arc<Generation>), Ended> {
     let Some(_slot) = mesh.handshakes.slot().await else {
         stream.abort();
         return Err(Ended::failed("limit", "too many connections wait for their handshake"));
@@ -103,7 +106,10 @@ async fn shake_hands(mesh: &Mesh, mut stream: TcpStream) -> Result<(ServerTunnel
         began.elapsed(),
     );
     match shaken {
-        Ok((tls, peer)) => Ok((ServerTunnel::new(TunnelIo(tls)), peer, generation.svid().clone())),
+        Ok((tls, peer)) => {
+            let io = TunnelIo::new(tls, mesh.connections.telemetry());
+            Ok((ServerTunnel::new(io), peer, generation))
+        }
         Err(error) => Err(Ended::failed(error.label(), error.to_string())),
     }
 }
@@ -117,6 +123,8 @@ struct Caller<'a> {
     own: SpiffeId,
     /// The earlier end of both certificates of the handshake.
     expires: SystemTime,
+    /// What the peer was verified by.
+    trust: Arc<Bundle>,
 }
 
 impl Caller<'_> {
@@ -133,12 +141,26 @@ impl Caller<'_> {
         Ok(())
     }
 
-    /// No new stream stands on a handshake whose certificates are over, and
-    /// none begins while we stop.
+    /// No new stream stands on a handshake whose certificates are over or
+    /// whose roots are not today's, and none begins while we stop.
     async fn goodbye(&self) -> Reason {
         tokio::select! {
             () = sleep_until(&self.mesh.clock, self.expires) => Reason::Expired,
+            () = self.trust_changes() => Reason::Rotated,
             () = self.mesh.shutdown.requested() => Reason::Shutdown,
+        }
+    }
+
+    async fn trust_changes(&self) {
+        let mut generations = self.mesh.credentials.changes();
+        loop {
+            let current = self.mesh.credentials.current();
+            if current.is_some_and(|current| **current.bundle() != *self.trust) {
+                return;
+            }
+            if generations.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -180,7 +202,7 @@ impl Caller<'_> {
         match app {
             Ok(app) => {
                 self.mesh.connections.telemetry().stream_opened();
-                let (tunnel, closed) = opening.carry(app, cut()).await;
+                let (tunnel, closed) = opening.carry(app, cut(), self.goodbye()).await;
                 self.settle(connection, closed, &decision, (question, changes));
                 Ok(tunnel)
             }

@@ -5,6 +5,7 @@
 //! readable from top to bottom. [`run`] puts the parts together.
 
 mod admin;
+mod balance;
 pub mod config;
 mod connection;
 mod control;
@@ -21,4 +22,5 @@ pub mod run;
 mod snapshots;
 mod telemetry;
 mod tunnel_io;
+mod tunnels;
 mod worker;

@@ -2,14 +2,17 @@
 //! plane speaks of, how to dial, and room for a handshake.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use watchword_daemon::{Clock, Shutdown};
 use watchword_mtls::Credentials;
 
+use crate::balance::Loads;
 use crate::connection::Connections;
 use crate::dial::Dialler;
 use crate::snapshots::Snapshots;
+use crate::tunnels::Tunnels;
 
 /// Handshakes at once, in a worker (docs/threat-model.md).
 const MAX_HANDSHAKES: usize = 256;
@@ -25,14 +28,20 @@ pub(crate) struct Mesh {
     pub(crate) dialler: Dialler,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) loads: Arc<Loads>,
     pub(crate) shutdown: Shutdown,
+    /// For open connections to end after the wish to stop.
+    pub(crate) drain: Duration,
 }
 
 impl Mesh {
-    /// The same with room for handshakes of its own.
+    /// The same with room for handshakes, and tunnels, of its own.
     pub(crate) fn for_worker(&self) -> Self {
         Self {
             handshakes: Arc::default(),
+            tunnels: Tunnels::default(),
+            loads: Arc::default(),
             ..self.clone()
         }
     }

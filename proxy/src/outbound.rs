@@ -2,13 +2,14 @@
 //! must answer there, a tunnel to them, and then the bytes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
-use watchword_mtls::{HandshakeError, connect_tunnel};
 use watchword_proto::tunnel::Open;
-use watchword_tunnel::{AppStream, Call, Carried, ClientTunnel, End};
+use watchword_tunnel::{AppStream, Call, Carried, End, Pooled};
 
+use crate::balance::Choice;
 use crate::connection::{Connection, Direction};
 use crate::dial::watch_peer;
 use crate::directory::{Endpoint, Found};
@@ -17,7 +18,6 @@ use crate::inbound;
 use crate::intercept::original::{is_local, original_destination};
 use crate::mesh::Mesh;
 use crate::refusal::{Refusal, Why};
-use crate::tunnel_io::TunnelIo;
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {
@@ -35,39 +35,27 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
         }
     };
     let mut connection = mesh.connections.begin(Direction::Outbound, from, dialled);
-    let endpoints = match find(mesh, dialled) {
-        Ok(endpoints) => endpoints,
+    let choice = match find(mesh, dialled) {
+        Ok(endpoints) => Choice::new(endpoints, dialled),
         Err(refusal) => {
             app.abort();
             return connection.end(&Ended::denied(&refusal));
         }
     };
     let _ = watch_peer(&app);
-    let ended = match &endpoints[..] {
-        [first, ..] if is_this_workload(mesh, first) => {
-            connection.set_peer(first.id.to_string());
-            Box::pin(inbound::serve_self(mesh, app, from, first.address)).await
-        }
-        _ => Box::pin(carry(mesh, app, dialled, &endpoints, &mut connection)).await,
-    };
+    let ended = Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await;
     connection.end(&ended);
 }
 
-/// Who serves the address that the app dialled, in the order in which they
-/// are tried. An address of the mesh is never reached in plaintext.
-fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Vec<Endpoint>, Refusal> {
+/// Who serves the address that the app dialled. An address of the mesh is
+/// never reached in plaintext.
+fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Arc<[Endpoint]>, Refusal> {
     if mesh.credentials.valid().is_none() {
         return Err(Refusal::of(Why::NoIdentity));
     }
     let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
     match directory.find(dialled) {
-        Found::Endpoints(endpoints) => {
-            let mut order = endpoints.to_vec();
-            fastrand::shuffle(&mut order);
-            // Stable: a random order within each family.
-            order.sort_by_key(|endpoint| endpoint.address.is_ipv4() != dialled.is_ipv4());
-            Ok(order)
-        }
+        Found::Endpoints(endpoints) => Ok(endpoints),
         Found::PortNotDeclared => Err(Refusal::of(Why::PortNotDeclared)),
         Found::Unlisted => Err(Refusal::of(Why::UnlistedMeshAddress)),
         Found::Outside => Err(Refusal::of(Why::Egress)),
@@ -87,9 +75,9 @@ fn is_this_workload(mesh: &Mesh, endpoint: &Endpoint) -> bool {
 /// Tries the endpoints, each once, as long as no byte can have reached an app.
 async fn carry(
     mesh: &Mesh,
-    app: TcpStream,
+    (app, from): (TcpStream, SocketAddr),
     dialled: SocketAddr,
-    endpoints: &[Endpoint],
+    mut choice: Choice,
     connection: &mut Connection,
 ) -> Ended {
     let open = Open {
@@ -98,32 +86,27 @@ async fn carry(
     };
     let mut call = Call::new(app, open);
     let mut last = Ended::failed("no-endpoint", "");
-    for endpoint in endpoints {
-        if is_this_workload(mesh, endpoint) {
-            continue;
-        }
+    while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
         connection.set_peer(endpoint.id.to_string());
-        let tunnel = match open_tunnel(mesh, endpoint).await {
-            Ok(tunnel) => tunnel,
-            Err(ended) => {
+        let _counted = mesh.loads.open(endpoint.address);
+        if is_this_workload(mesh, &endpoint) {
+            match call.into_unread() {
+                Ok(app) => return Box::pin(inbound::serve_self(mesh, app, from, endpoint.address)).await,
+                Err(begun) => {
+                    call = begun;
+                    continue;
+                }
+            }
+        }
+        match carry_to(mesh, &endpoint, call).await {
+            Tried::Over(ended) => {
+                mesh.loads.succeeded(endpoint.address);
+                return ended;
+            }
+            Tried::Unreached(again, ended) => {
+                mesh.loads.failed(endpoint.address, Instant::now());
+                call = again;
                 last = ended;
-                continue;
-            }
-        };
-        let Carried { tunnel: _, end } = tunnel.carry(call, std::future::pending()).await;
-        match end {
-            End::Denied(denied) => return Ended::denied_by_peer(&denied),
-            End::Closed(mut closed) => {
-                closed.settle(std::future::pending()).await;
-                return Ended::of_made(&closed);
-            }
-            End::Refused { errno, call: again } => {
-                last = Ended::refused(&std::io::Error::from_raw_os_error(errno.cast_signed()).to_string());
-                call = again;
-            }
-            End::Replay { why, call: again } => {
-                last = Ended::failed(why.label(), why.to_string());
-                call = again;
             }
         }
     }
@@ -131,23 +114,47 @@ async fn carry(
     last
 }
 
-/// A new tunnel to an endpoint, where exactly the expected identity answers.
-async fn open_tunnel(mesh: &Mesh, endpoint: &Endpoint) -> Result<ClientTunnel<TunnelIo>, Ended> {
-    let Some(generation) = mesh.credentials.valid() else {
-        return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
-    };
-    let stream = mesh
-        .dialler
-        .connect(endpoint.address)
-        .await
-        .map_err(|error| Ended::failed("connect", format!("{}: {error}", endpoint.address)))?;
-    let began = Instant::now();
-    let shaken = connect_tunnel(&generation, stream, &endpoint.id).await;
-    mesh.connections.telemetry().handshake(
-        shaken.as_ref().map(|_| ()).map_err(HandshakeError::label),
-        began.elapsed(),
-    );
-    let (tls, _) = shaken.map_err(|error| Ended::failed(error.label(), format!("{}: {error}", endpoint.address)))?;
-    mesh.connections.telemetry().stream_opened();
-    Ok(ClientTunnel::new(TunnelIo(tls)))
+/// How a try went.
+enum Tried {
+    Over(Ended),
+    /// The call can be tried elsewhere.
+    Unreached(Call<TcpStream>, Ended),
+}
+
+/// Carries the call to one endpoint. A warm tunnel that the endpoint has left
+/// meanwhile is replaced by a new one, once.
+async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -> Tried {
+    let mut taken = mesh.tunnels.get(mesh, endpoint).await;
+    loop {
+        let Pooled {
+            tunnel,
+            facts: standing,
+            is_warm,
+        } = match taken {
+            Ok(taken) => taken,
+            Err(ended) => return Tried::Unreached(call, ended),
+        };
+        mesh.connections.telemetry().stream_opened();
+        let Carried { tunnel, end } = tunnel.carry(call, std::future::pending()).await;
+        if let Some(tunnel) = tunnel {
+            mesh.tunnels.put_back(mesh, endpoint, tunnel, standing);
+        }
+        match end {
+            End::Denied(denied) => return Tried::Over(Ended::denied_by_peer(&denied)),
+            End::Closed(mut closed) => {
+                closed.settle(std::future::pending()).await;
+                return Tried::Over(Ended::of_made(&closed));
+            }
+            End::Refused { errno, call } => {
+                let error = std::io::Error::from_raw_os_error(errno.cast_signed());
+                return Tried::Unreached(call, Ended::refused(&error.to_string()));
+            }
+            End::Replay { why, call: again } if is_warm => {
+                tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
+                call = again;
+                taken = mesh.tunnels.get_new(mesh, endpoint).await;
+            }
+            End::Replay { why, call } => return Tried::Unreached(call, Ended::failed(why.label(), why.to_string())),
+        }
+    }
 }

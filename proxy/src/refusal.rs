@@ -105,6 +105,7 @@ impl Why {
             Reason::Expired => "expired",
             Reason::Revoked => "revoked",
             Reason::Untrusted => "untrusted",
+            Reason::Rotated => "rotated",
         }
     }
 }

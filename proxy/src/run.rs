@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use crate::dial::Dialler;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
+use crate::tunnels::Tunnels;
 use crate::worker::{self, Listeners};
 
 /// Runs the sidecar until SIGTERM or SIGINT.
@@ -49,7 +51,10 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         dialler: dialler(&config)?,
         clock,
         handshakes: Arc::default(),
+        tunnels: Tunnels::default(),
+        loads: Arc::default(),
         shutdown: shutdown.clone(),
+        drain: Duration::from_secs(config.drain_seconds.into()),
     };
     let listeners = Listeners::bind()?;
     let mut workers = Vec::new();

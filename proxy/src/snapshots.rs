@@ -15,6 +15,7 @@ pub(crate) struct Snapshots {
     policy_names: ArcSwapOption<Vec<String>>,
     directory: ArcSwapOption<DirectoryIndex>,
     policies_changed: watch::Sender<u64>,
+    directory_changed: watch::Sender<u64>,
 }
 
 impl Snapshots {
@@ -24,6 +25,7 @@ impl Snapshots {
             policy_names: ArcSwapOption::empty(),
             directory: ArcSwapOption::empty(),
             policies_changed: watch::Sender::new(0),
+            directory_changed: watch::Sender::new(0),
         }
     }
 
@@ -49,6 +51,12 @@ impl Snapshots {
 
     pub(crate) fn set_directory(&self, directory: DirectoryIndex) {
         self.directory.store(Some(Arc::new(directory)));
+        self.directory_changed.send_modify(|count| *count += 1);
+    }
+
+    /// Sees each change of the directory from now on.
+    pub(crate) fn directory_changes(&self) -> watch::Receiver<u64> {
+        self.directory_changed.subscribe()
     }
 
     /// Sees each change of policies from now on.

@@ -19,6 +19,7 @@ pub(crate) struct Telemetry {
     bytes: Counter<u64>,
     handshakes: Counter<u64>,
     handshake_duration: Histogram<f64>,
+    tunnels: UpDownCounter<i64>,
     streams: Counter<u64>,
     decisions: Counter<u64>,
     renewals: Counter<u64>,
@@ -26,6 +27,15 @@ pub(crate) struct Telemetry {
     generation: Gauge<u64>,
     snapshots: Counter<u64>,
     peers: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Counts as open until it is dropped.
+pub(crate) struct ActiveTunnel(UpDownCounter<i64>);
+
+impl Drop for ActiveTunnel {
+    fn drop(&mut self) {
+        self.0.add(-1, &[]);
+    }
 }
 
 impl Telemetry {
@@ -52,6 +62,10 @@ impl Telemetry {
                 .with_unit("s")
                 .with_boundaries(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
                 .with_description("Time of a tunnel's handshake.")
+                .build(),
+            tunnels: meter
+                .i64_up_down_counter("watchword_tunnels_active")
+                .with_description("Tunnels that are open, with a stream or idle.")
                 .build(),
             streams: meter
                 .u64_counter("watchword_tunnel_streams")
@@ -120,6 +134,12 @@ impl Telemetry {
         };
         self.handshakes.add(1, &labels);
         self.handshake_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    /// One more tunnel, until what this returns is dropped.
+    pub(crate) fn active_tunnel(&self) -> ActiveTunnel {
+        self.tunnels.add(1, &[]);
+        ActiveTunnel(self.tunnels.clone())
     }
 
     pub(crate) fn stream_opened(&self) {

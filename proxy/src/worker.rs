@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use watchword_daemon::Shutdown;
 
-use crate::connection::Connections;
 use crate::intercept::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::mesh::Mesh;
 use crate::{inbound, outbound};
@@ -19,8 +19,6 @@ use crate::{inbound, outbound};
 const BACKLOG: i32 = 4096;
 /// After accept() fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// For open connections to end after the wish to stop.
-const DRAIN: Duration = Duration::from_secs(2);
 /// The listeners, bound before workers start, so that a taken port is an error
 /// at start. Each worker has them all: the kernel wakes one that is free.
 pub(crate) struct Listeners {
@@ -118,9 +116,13 @@ async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Resu
         let (listener, mesh) = (TcpListener::from_std(listener)?, mesh.clone());
         accepting.spawn(async move { accept(&listener, |stream, from| outbound::begin(&mesh, stream, from)).await });
     }
+    accepting.spawn({
+        let mesh = mesh.clone();
+        async move { mesh.tunnels.retire(&mesh).await }
+    });
     shutdown.requested().await;
-    accepting.shutdown().await;
-    drain(&mesh.connections).await;
+    // Callers are still heard, and told to go elsewhere.
+    let _ = timeout(mesh.drain, mesh.connections.all_ended()).await;
     Ok(())
 }
 
@@ -134,13 +136,5 @@ async fn accept(listener: &TcpListener, begin: impl Fn(TcpStream, SocketAddr)) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// Waits for open connections to end, for a while.
-async fn drain(connections: &Connections) {
-    let until = tokio::time::Instant::now() + DRAIN;
-    while connections.active() > 0 && tokio::time::Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -85,6 +85,8 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
         "attestation": {"tokenFile": "-"},
         "interception": {"scope": "namespace", "loopProtection": "mark"},
         "runDir": replica.run_dir(&plan.folder),
+        // Who presses ctrl-C waits for it.
+        "drainSeconds": 2,
     })
 }
 

@@ -58,7 +58,7 @@ impl Generation {
     }
 
     /// Whom we trust.
-    pub fn bundle(&self) -> &Bundle {
+    pub fn bundle(&self) -> &Arc<Bundle> {
         &self.bundle
     }
 

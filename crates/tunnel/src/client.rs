@@ -5,7 +5,7 @@
 //! app. Must not know: endpoints, pools, identities.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::time::{Instant, timeout};
 use watchword_proto::tunnel::{Denied, Open, Reason};
@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::outcome::Closed;
 use crate::payload::encode_open;
 use crate::pump::{Answer, Early, Kept, Pump};
-use crate::{CLIENT_IDLE, DISCARD_DEADLINE, OPENED_DEADLINE};
+use crate::{CLIENT_IDLE, DISCARD_DEADLINE, FRESH, OPENED_DEADLINE};
 
 /// An app's connection that is to be carried, with what must be sent again
 /// when an earlier try failed. Dropped, it resets the app.
@@ -40,6 +40,19 @@ impl<A: AppStream> Call<A> {
             kept: Kept::default(),
             fin: false,
         }
+    }
+}
+
+impl<A: AppStream> Call<A> {
+    /// The app's connection, if nothing was read from it yet.
+    ///
+    /// # Errors
+    /// The call itself, if something was.
+    pub fn into_unread(mut self) -> Result<A, Self> {
+        if self.fin || !self.kept.is_empty() {
+            return Err(self);
+        }
+        self.leg.give_up().ok_or(self)
     }
 }
 
@@ -104,6 +117,7 @@ impl<T: Transport> ClientTunnel<T> {
     /// once, with its reason. Dropping the future resets the app and the
     /// tunnel.
     pub async fn carry<A: AppStream>(mut self, call: Call<A>, cut: impl Future<Output = Reason>) -> Carried<T, A> {
+        let is_fresh = self.idle_since.elapsed() < FRESH;
         if let Err(why) = self.begin(&call).await {
             let end = End::Replay { why, call };
             return Carried { tunnel: None, end };
@@ -113,10 +127,12 @@ impl<T: Transport> ClientTunnel<T> {
             fin: call.fin,
             sent: 0,
             open_end: self.link.queued_to(),
+            is_held: !is_fresh,
         };
+        self.link.limit_silence(!is_fresh);
         let opened_by = Instant::now() + OPENED_DEADLINE;
         let mut pump = Pump::opening(self.link, call.leg, early, opened_by);
-        pump.run(cut).await;
+        pump.run(cut, std::future::pending()).await;
         conclude(pump, call.open)
     }
 
@@ -126,34 +142,37 @@ impl<T: Transport> ClientTunnel<T> {
     /// # Errors
     /// The connection failed, or the server broke the protocol.
     pub async fn watch(&mut self) -> Result<IdleEnd, TunnelError> {
+        poll_fn(|cx| self.poll_watch(cx)).await
+    }
+
+    /// As [`watch`](Self::watch), for who holds the tunnel where others may
+    /// take it from.
+    pub(crate) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Result<IdleEnd, TunnelError>> {
         self.link.give_back_memory();
         let unused_by = self.idle_since + CLIENT_IDLE;
-        poll_fn(|cx| {
-            let _ = self.link.poll_send(cx);
-            match self.link.poll_event(cx) {
-                Poll::Ready(Ok(Event::Farewell(_, reason))) => return Poll::Ready(Ok(IdleEnd::ByServer(reason))),
-                // No other event comes to an idle client.
-                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(IdleEnd::ByServer(Reason::Protocol))),
-                Poll::Ready(Err(TunnelError::Truncated)) if self.link.is_between_frames() => {
-                    return Poll::Ready(Ok(IdleEnd::ByServer(Reason::Unspecified)));
-                }
-                Poll::Ready(Err(error)) => {
-                    self.link.fail(cx, &error);
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {}
+        let _ = self.link.poll_send(cx);
+        match self.link.poll_event(cx) {
+            Poll::Ready(Ok(Event::Farewell(_, reason))) => return Poll::Ready(Ok(IdleEnd::ByServer(reason))),
+            // No other event comes to an idle client.
+            Poll::Ready(Ok(_)) => return Poll::Ready(Ok(IdleEnd::ByServer(Reason::Protocol))),
+            Poll::Ready(Err(TunnelError::Truncated)) if self.link.is_between_frames() => {
+                return Poll::Ready(Ok(IdleEnd::ByServer(Reason::Unspecified)));
             }
-            let deadline = self.link.deadline(true).map_or(unused_by, |at| at.min(unused_by));
-            if self.link.timer.poll(cx, Some(deadline)).is_pending() {
-                return Poll::Pending;
+            Poll::Ready(Err(error)) => {
+                self.link.fail(cx, &error);
+                return Poll::Ready(Err(error));
             }
-            let late = self
-                .link
-                .check_deadline(Instant::now())
-                .inspect_err(|_| self.link.abort());
-            Poll::Ready(late.map(|()| IdleEnd::Unused))
-        })
-        .await
+            Poll::Pending => {}
+        }
+        let deadline = self.link.deadline(true).map_or(unused_by, |at| at.min(unused_by));
+        if self.link.timer.poll(cx, Some(deadline)).is_pending() {
+            return Poll::Pending;
+        }
+        let late = self
+            .link
+            .check_deadline(Instant::now())
+            .inspect_err(|_| self.link.abort());
+        Poll::Ready(late.map(|()| IdleEnd::Unused))
     }
 
     /// Says GOAWAY and closes, within a second.
@@ -183,6 +202,7 @@ impl<T: Transport> ClientTunnel<T> {
 }
 
 fn conclude<T: Transport, A: AppStream>(mut pump: Pump<T, A>, open: Open) -> Carried<T, A> {
+    pump.link.limit_silence(false);
     let answer = pump.answer.take();
     let call = Call {
         leg: pump.leg.take(),

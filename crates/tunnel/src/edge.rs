@@ -6,6 +6,7 @@
 //! Must not know: frames, streams, policies.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +25,10 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// An error that the connection has met, found without reading (SO_ERROR
     /// on TCP). Asked about once a second while a reader is paused.
     fn failure(&self) -> Option<io::Error>;
+
+    /// Makes the connection fail when what was sent stays unacknowledged for
+    /// so long (TCP_USER_TIMEOUT); None: no such limit, as at the beginning.
+    fn limit_silence(&self, limit: Option<Duration>);
 }
 
 /// A connection to the app. Writes must not need a flush to get going.
@@ -69,6 +74,11 @@ impl<A: AppStream> Leg<A> {
 
     pub(crate) fn take(&mut self) -> Self {
         Self { app: self.app.take() }
+    }
+
+    /// The app's connection, for somebody else to end.
+    pub(crate) fn give_up(&mut self) -> Option<A> {
+        self.app.take()
     }
 
     /// Both directions have ended: the drop is an ordinary close.

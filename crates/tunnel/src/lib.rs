@@ -21,6 +21,7 @@ mod link;
 pub mod machine;
 mod outcome;
 mod payload;
+mod pool;
 mod pump;
 mod server;
 mod timer;
@@ -31,12 +32,19 @@ pub use client::{Call, Carried, ClientTunnel, End, IdleEnd};
 pub use edge::{AppStream, Transport};
 pub use error::{CloseReason, TunnelError};
 pub use outcome::{Closed, Owed};
+pub use pool::{Pool, Pooled};
 pub use server::{Dialled, Opening, ServerTunnel};
 
 /// DATA before OPENED that a client keeps and a server buffers, in bytes.
 pub const EARLY_LIMIT: usize = 64 * 1024;
 /// OPENED, DENIED or REFUSED must come within this after OPEN.
 pub const OPENED_DEADLINE: Duration = Duration::from_secs(15);
+/// A client trusts a tunnel that it used within this to be alive: on any other
+/// it sends OPEN alone, and DATA after OPENED, so that a call that finds the
+/// tunnel dead can be tried again.
+pub const FRESH: Duration = Duration::from_secs(1);
+/// OPEN on a tunnel that is not fresh must be acknowledged within this.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 /// A frame that was begun must be complete within this, while it is read.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 /// The peer must end its half within this after ours was ended by force.

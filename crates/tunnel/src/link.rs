@@ -23,7 +23,7 @@ use crate::error::TunnelError;
 use crate::frame::{Decoder, HEADER, Header, MAX_DATA, Type};
 use crate::machine::{Machine, Phase};
 use crate::timer::Timer;
-use crate::{DISCARD_DEADLINE, FRAME_DEADLINE};
+use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, SILENCE_LIMIT};
 
 pub(crate) use receive::Event;
 
@@ -49,6 +49,7 @@ pub(crate) struct Link<T: Transport> {
     handed: u64,
     /// Writing failed; what the peer still has to say is read until then.
     write_failure: Option<(io::Error, Instant)>,
+    limits_silence: bool,
     transport: T,
 }
 
@@ -67,6 +68,7 @@ impl<T: Transport> Link<T> {
             stuck: false,
             handed: 0,
             write_failure: None,
+            limits_silence: false,
             transport,
         }
     }
@@ -90,6 +92,15 @@ impl<T: Transport> Link<T> {
     /// Whether a further stream may use this tunnel.
     pub(crate) fn is_reusable(&self) -> bool {
         self.machine.phase() == Phase::Idle && self.machine.may_go_on() && self.write_failure.is_none()
+    }
+
+    /// Whether the connection fails soon when the peer vanished, or only when
+    /// keepalive finds it: a reader that pauses for long is healthy, too.
+    pub(crate) fn limit_silence(&mut self, limits: bool) {
+        if self.limits_silence != limits {
+            self.limits_silence = limits;
+            self.transport.limit_silence(limits.then_some(SILENCE_LIMIT));
+        }
     }
 
     /// Position in the outgoing bytes, behind all that is queued.

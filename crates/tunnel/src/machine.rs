@@ -94,6 +94,12 @@ impl Machine {
         self.phase != Phase::Closed && self.served_up_to.is_none() && self.latest < u32::MAX
     }
 
+    /// Whether this end, a server, has said GOAWAY.
+    #[must_use]
+    pub fn has_said_goaway(&self) -> bool {
+        self.role == Role::Server && self.served_up_to.is_some()
+    }
+
     /// Notes that a frame of the latest stream is sent (OPEN: of the next
     /// one), and returns the stream's number. GOAWAY: see
     /// [`say_goaway`](Self::say_goaway).

@@ -34,11 +34,19 @@ pub(crate) struct Early {
     pub(crate) fin: bool,
     /// Where OPEN ends among the link's outgoing bytes.
     pub(crate) open_end: u64,
+    /// Nothing is read from the app and sent before OPENED.
+    pub(crate) is_held: bool,
 }
 
 /// Bytes of the app; what they are is nobody's business.
 #[derive(Default)]
 pub(crate) struct Kept(Vec<u8>);
+
+impl Kept {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,13 +135,21 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         }
     }
 
-    /// Carries the stream to its end; `cut` ends it and the tunnel at once.
-    pub(crate) async fn run(&mut self, cut: impl Future<Output = Reason>) {
+    /// Carries the stream to its end; `cut` ends it and the tunnel at once,
+    /// `drain` lets no other stream follow.
+    pub(crate) async fn run(&mut self, cut: impl Future<Output = Reason>, drain: impl Future<Output = Reason>) {
         let mut cut = pin!(cut);
+        let mut drain = pin!(drain);
+        let mut draining = false;
         poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
                 self.cut(cx, reason);
                 return Poll::Ready(());
+            }
+            if !draining && let Poll::Ready(reason) = drain.as_mut().poll(cx) {
+                draining = true;
+                // It fails only on a tunnel that is over anyway.
+                let _ = self.link.queue_goaway(reason);
             }
             self.poll(cx).map(|result| {
                 if let Err(error) = result {

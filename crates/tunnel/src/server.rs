@@ -16,7 +16,7 @@ use crate::edge::{AppStream, Leg, Transport};
 use crate::error::TunnelError;
 use crate::frame::Type;
 use crate::link::{Event, Link};
-use crate::machine::Machine;
+use crate::machine::{Machine, Phase};
 use crate::outcome::{Backlog, Closed};
 use crate::payload::encode_denied;
 use crate::pump::Pump;
@@ -75,7 +75,11 @@ impl<T: Transport> ServerTunnel<T> {
     pub async fn next(mut self, drain: impl Future<Output = Reason>) -> Result<Option<Opening<T>>, TunnelError> {
         self.link.give_back_memory();
         let mut drain = pin!(drain);
-        let mut goodbye = None;
+        let mut goodbye = self
+            .link
+            .machine
+            .has_said_goaway()
+            .then(|| Instant::now() + GOAWAY_GRACE);
         let idle_by = Instant::now() + SERVER_IDLE;
         let open = poll_fn(|cx| {
             if goodbye.is_none()
@@ -196,17 +200,19 @@ impl<T: Transport> Opening<T> {
     }
 
     /// Answers OPENED and carries the stream to its end. `cut` ends the
-    /// stream and the tunnel at once, with its reason. Gives the tunnel back
-    /// if it is clean. Dropping the future resets the app and the tunnel.
+    /// stream and the tunnel at once, with its reason; `drain` says GOAWAY
+    /// with its own, and the stream goes on. Gives the tunnel back if it is
+    /// clean. Dropping the future resets the app and the tunnel.
     pub async fn carry<A: AppStream>(
         mut self,
         app: A,
         cut: impl Future<Output = Reason>,
+        drain: impl Future<Output = Reason>,
     ) -> (Option<ServerTunnel<T>>, Closed<A>) {
         // A stream that waits for its answer always takes OPENED.
         let _ = self.link.queue(Type::Opened, &encode_payload(&Opened {}));
         let mut pump = Pump::opened(self.link, Leg::new(app), self.early, self.fin);
-        pump.run(cut).await;
+        pump.run(cut, drain).await;
         let (link, closed) = pump.close();
         (reusable(link), closed)
     }
@@ -267,6 +273,8 @@ enum Stop<O> {
     Lost(TunnelError),
 }
 
+/// Also a tunnel that GOAWAY was said on: the client has yet to leave.
 fn reusable<T: Transport>(link: Link<T>) -> Option<ServerTunnel<T>> {
-    link.is_reusable().then(|| ServerTunnel { link })
+    let is_clean = link.machine.phase() == Phase::Idle && !link.has_failed();
+    is_clean.then(|| ServerTunnel { link })
 }

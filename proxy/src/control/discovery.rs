@@ -171,7 +171,7 @@ impl Follower {
             Some(Resource::Bundle(bundle)) => {
                 let bundle = bundle_from_proto(bundle).map_err(|error| error.to_string())?;
                 let current = self.credentials.current();
-                if current.is_some_and(|current| *current.bundle() == bundle) {
+                if current.is_some_and(|current| **current.bundle() == bundle) {
                     return Ok(());
                 }
                 let generation = self

@@ -98,6 +98,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             Event::Opened => {
                 self.opened = true;
                 self.opened_by = None;
+                self.link.limit_silence(false);
             }
             Event::Denied(denied) => {
                 self.leg = Leg::gone();

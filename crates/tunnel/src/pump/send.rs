@@ -69,7 +69,8 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     fn may_send(&self) -> bool {
         let phase = self.link.machine.phase();
         let open = matches!(phase, Phase::Opening { fin: false } | Phase::Open | Phase::FinReceived);
-        open && !self.app_ended && !self.link.has_failed()
+        let waits = self.early.is_held && !self.opened;
+        open && !waits && !self.app_ended && !self.link.has_failed()
     }
 
     /// Sends what was kept from an earlier try. False when there was no room.

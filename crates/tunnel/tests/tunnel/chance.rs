@@ -121,7 +121,7 @@ async fn serve(
     };
     match opening.dial(dial, pending::<Reason>()).await {
         Dialled::Done(opening, service) => {
-            let (tunnel, mut closed) = opening.carry(service, pending()).await;
+            let (tunnel, mut closed) = opening.carry(service, pending(), pending()).await;
             closed.settle(pending()).await;
             (tunnel, Some(closed.why))
         }

@@ -27,6 +27,8 @@ pub(crate) struct Switches {
     pub(crate) unclean: AtomicBool,
     /// It has bytes that the kernel does not have yet.
     pub(crate) unsent: AtomicBool,
+    /// It fails soon when its peer is silent.
+    pub(crate) limits_silence: AtomicBool,
 }
 
 impl Switches {
@@ -94,7 +96,7 @@ pub(crate) fn serve(tunnel: ServerTunnel<Edge>, app: Edge) -> JoinHandle<Result<
     tokio::spawn(async move {
         let opening = tunnel.next(pending()).await?.expect("a stream");
         match opening.dial(async { app }, pending::<Reason>()).await {
-            Dialled::Done(opening, app) => Ok(opening.carry(app, pending()).await),
+            Dialled::Done(opening, app) => Ok(opening.carry(app, pending(), pending()).await),
             Dialled::Lost(error) => Err(error),
             Dialled::Reset { .. } | Dialled::Cut(_) => panic!("not carried"),
         }
@@ -145,6 +147,10 @@ impl Transport for Edge {
     fn failure(&self) -> Option<io::Error> {
         let reset = self.switches.reset.load(Ordering::SeqCst);
         reset.then(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn limit_silence(&self, limit: Option<std::time::Duration>) {
+        self.switches.limits_silence.store(limit.is_some(), Ordering::SeqCst);
     }
 }
 

@@ -141,7 +141,9 @@ async fn a_cut_resets_both_apps_and_says_why() {
             let Dialled::Done(opening, service) = next(server).await.dial(async { service }, pending()).await else {
                 panic!("not dialled");
             };
-            opening.carry(service, async { server_is_cut.await.unwrap() }).await
+            opening
+                .carry(service, async { server_is_cut.await.unwrap() }, pending())
+                .await
         });
         near.write_all(b"x").await.unwrap();
         far.read_exact(&mut [0]).await.unwrap();

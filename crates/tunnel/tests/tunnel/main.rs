@@ -7,6 +7,7 @@ mod chance;
 mod edges;
 mod ends;
 mod peer;
+mod pool;
 mod streams;
 mod tcp;
 mod timeouts;

@@ -160,7 +160,7 @@ async fn early_data_waits_for_the_dial_and_no_more_is_read() {
         panic!("the dial was stopped");
     };
     let carried = tokio::spawn(async move {
-        let (server, mut closed) = opening.carry(service.unwrap(), pending()).await;
+        let (server, mut closed) = opening.carry(service.unwrap(), pending(), pending()).await;
         closed.settle(pending()).await;
         (server, closed)
     });

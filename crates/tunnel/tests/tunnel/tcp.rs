@@ -28,6 +28,8 @@ impl Transport for Plain {
     fn failure(&self) -> Option<io::Error> {
         AppStream::failure(&self.0)
     }
+
+    fn limit_silence(&self, _: Option<std::time::Duration>) {}
 }
 
 impl AsyncRead for Plain {
@@ -74,7 +76,12 @@ async fn a_cut_is_a_reset_for_both_apps_and_its_reason_is_heard() {
             .unwrap()
             .unwrap();
         match opening.dial(async { service }, pending()).await {
-            Dialled::Done(opening, service) => opening.carry(service, async { is_cut.await.unwrap() }).await.1,
+            Dialled::Done(opening, service) => {
+                opening
+                    .carry(service, async { is_cut.await.unwrap() }, pending())
+                    .await
+                    .1
+            }
             _ => panic!("not dialled"),
         }
     });
@@ -111,7 +118,7 @@ async fn an_app_that_resets_is_seen_even_while_nobody_reads_it() {
             .await
             .unwrap()
             .unwrap();
-        let (tunnel, closed) = opening.carry(service, pending()).await;
+        let (tunnel, closed) = opening.carry(service, pending(), pending()).await;
         (tunnel.is_some(), closed)
     });
     // Its half has ended, so that nobody reads it; then it resets.

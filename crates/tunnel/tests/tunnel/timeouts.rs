@@ -76,7 +76,10 @@ async fn a_frame_that_was_begun_must_be_finished_in_10_s() {
             peer.write(&open(1)).await;
             peer.write(&frame(Type::Data, 1, &[0; 100])[..begun]).await;
             let (service, switches, _far) = edge(1000);
-            let (_, closed) = next(ServerTunnel::new(transport)).await.carry(service, pending()).await;
+            let (_, closed) = next(ServerTunnel::new(transport))
+                .await
+                .carry(service, pending(), pending())
+                .await;
             assert!(switches.is_aborted());
             closed.why.label()
         } else {
@@ -93,7 +96,11 @@ async fn each_frame_has_its_own_10_s() {
     let mut peer = Peer { wire };
     peer.write(&open(1)).await;
     let (service, _, mut far) = edge(65_536);
-    let serving = tokio::spawn(next(ServerTunnel::new(transport)).await.carry(service, pending()));
+    let serving = tokio::spawn(
+        next(ServerTunnel::new(transport))
+            .await
+            .carry(service, pending(), pending()),
+    );
     let frames = [frame(Type::Data, 1, &[9; 100]), frame(Type::Data, 1, &[9; 1])]
         .concat()
         .repeat(20);
@@ -116,7 +123,11 @@ async fn a_frame_may_wait_for_a_slow_app() {
     peer.write(&open(1)).await;
     peer.write(&frame(Type::Data, 1, &[3; 10_000])[..9000]).await;
     let (service, switches, mut far) = edge(10);
-    let serving = tokio::spawn(next(ServerTunnel::new(transport)).await.carry(service, pending()));
+    let serving = tokio::spawn(
+        next(ServerTunnel::new(transport))
+            .await
+            .carry(service, pending(), pending()),
+    );
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!switches.is_aborted());
     peer.write(&frame(Type::Data, 1, &[3; 10_000])[9000..]).await;
@@ -186,7 +197,11 @@ async fn a_side_that_is_not_read_is_still_watched() {
         // The service neither reads nor takes: both directions are stuck.
         let (service, switches, mut far) = edge(10);
         far.shutdown().await.unwrap();
-        let serving = tokio::spawn(next(ServerTunnel::new(transport)).await.carry(service, pending()));
+        let serving = tokio::spawn(
+            next(ServerTunnel::new(transport))
+                .await
+                .carry(service, pending(), pending()),
+        );
         peer.expect(Type::Opened, 1).await;
         peer.expect(Type::Fin, 1).await;
         let start = Instant::now();

@@ -174,7 +174,7 @@ async fn an_early_fin_is_the_apps_end() {
     let (client_is_there, dial) = tokio::sync::oneshot::channel();
     let serving = tokio::spawn(async move {
         match opening.dial(dial, pending()).await {
-            Dialled::Done(opening, service) => opening.carry(service.unwrap(), pending()).await,
+            Dialled::Done(opening, service) => opening.carry(service.unwrap(), pending(), pending()).await,
             other => panic!("{other:?}"),
         }
     });
@@ -199,7 +199,7 @@ async fn the_next_stream_may_follow_the_last_byte_at_once() {
     let (server, mut peer) = server_and_peer();
     peer.write(&open(1)).await;
     let (service, _, mut far) = edge(100);
-    let serving = tokio::spawn(next(server).await.carry(service, pending()));
+    let serving = tokio::spawn(next(server).await.carry(service, pending(), pending()));
     far.shutdown().await.unwrap();
     peer.expect(Type::Opened, 1).await;
     peer.expect(Type::Fin, 1).await;
@@ -236,7 +236,7 @@ async fn frames_of_earlier_streams_are_dropped() {
     let (service, _, far) = edge(100);
     drop(far);
     let opening = next(server).await;
-    let (server, _) = opening.carry(service, pending()).await;
+    let (server, _) = opening.carry(service, pending(), pending()).await;
     peer.expect(Type::Opened, 1).await;
     // The service is gone: its end crosses the client's late reset.
     peer.expect(Type::Fin, 1).await;
@@ -245,7 +245,7 @@ async fn frames_of_earlier_streams_are_dropped() {
         .await;
     let (service, switches, mut far) = edge(100);
     let opening = next(server.expect("clean")).await;
-    let serving = tokio::spawn(opening.carry(service, pending()));
+    let serving = tokio::spawn(opening.carry(service, pending(), pending()));
     let mut ok = [0; 2];
     tokio::io::AsyncReadExt::read_exact(&mut far, &mut ok).await.unwrap();
     assert_eq!(&ok, b"ok");

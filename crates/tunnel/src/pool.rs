@@ -1,0 +1,344 @@
+//! Warm tunnels of one worker, by whom they lead to.
+//!
+//! Invariants: an idle tunnel is watched, so that it is gone soon after the
+//! server left or when nobody uses it; whoever waits gets the first tunnel that
+//! comes, one that is given back or one that is made, so that as many dials
+//! are under way as callers wait; dials and idle tunnels are bounded per key.
+//! Must not know: what a key is, why a tunnel does not fit, TLS.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::future::poll_fn;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use tokio::sync::{Semaphore, oneshot};
+use watchword_proto::tunnel::Reason;
+
+use crate::client::{ClientTunnel, IdleEnd};
+use crate::edge::Transport;
+
+/// New tunnels to one key that are made at once.
+const MAX_DIALS: usize = 32;
+/// Idle tunnels to one key; what comes beyond is closed.
+const MAX_IDLE: usize = 1024;
+
+/// A clean tunnel, with what its handshake showed.
+#[derive(Debug)]
+pub struct Pooled<T: Transport, F> {
+    /// To carry a call.
+    pub tunnel: ClientTunnel<T>,
+    /// To judge whether it still fits.
+    pub facts: F,
+    /// It has waited in the pool: the server may have left it.
+    pub is_warm: bool,
+}
+
+/// Tunnels by key: an endpoint, and who must answer there. Clones share one
+/// state. It belongs to the runtime that drives its tunnels.
+pub struct Pool<K, T: Transport, F, E> {
+    places: Arc<Mutex<Places<K, T, F, E>>>,
+}
+
+type Places<K, T, F, E> = HashMap<K, Place<T, F, E>>;
+
+/// What leads to one key.
+struct Place<T: Transport, F, E> {
+    /// The last one was used last.
+    idle: Vec<Idle<T, F>>,
+    /// Callers in the order in which they came.
+    waiting: BTreeMap<u64, Waiting<T, F, E>>,
+    next_number: u64,
+    dials: Arc<Semaphore>,
+}
+
+/// A caller who waits.
+type Waiting<T, F, E> = oneshot::Sender<Result<Pooled<T, F>, E>>;
+
+struct Idle<T: Transport, F> {
+    number: u64,
+    held: Held<T>,
+    facts: F,
+    watcher: tokio::task::AbortHandle,
+}
+
+/// An idle tunnel, shared with the task that watches it; empty once taken.
+type Held<T> = Arc<Mutex<Option<ClientTunnel<T>>>>;
+
+impl<K, T, F, E> Pool<K, T, F, E>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    T: Transport + Send + 'static,
+    F: Send + 'static,
+    E: Send + 'static,
+{
+    /// The idle tunnel that was used last and fits; those that do not fit are
+    /// closed on the way.
+    pub fn take(&self, key: &K, fits: impl Fn(&F) -> bool) -> Option<Pooled<T, F>> {
+        let mut places = lock(&self.places);
+        let place = places.get_mut(key)?;
+        let found = loop {
+            let Some(idle) = place.idle.pop() else {
+                break None;
+            };
+            idle.watcher.abort();
+            let Some(tunnel) = lock(&idle.held).take() else {
+                continue;
+            };
+            if fits(&idle.facts) {
+                break Some(Pooled {
+                    tunnel,
+                    facts: idle.facts,
+                    is_warm: true,
+                });
+            }
+            close(tunnel, Reason::Rotated);
+        };
+        tidy(&mut places, key);
+        found
+    }
+
+    /// The first tunnel that is given back, or that is made for whoever waits.
+    /// `dial` makes one, once there is a slot for it; it goes on if it was not
+    /// needed after all, and its tunnel is kept.
+    ///
+    /// # Errors
+    /// That of a dial.
+    pub async fn wait_or_dial<D>(&self, key: &K, dial: D) -> Result<Pooled<T, F>, E>
+    where
+        D: Future<Output = Result<(ClientTunnel<T>, F), E>> + Send + 'static,
+    {
+        let mut turn = self.queue(key);
+        let dials = Arc::clone(&turn.dials);
+        tokio::select! {
+            biased;
+            Ok(given) = &mut turn.given => return given,
+            Ok(slot) = dials.acquire_owned() => {
+                let (pool, key, number) = (self.clone(), key.clone(), turn.number);
+                tokio::spawn(async move {
+                    let made = dial.await;
+                    drop(slot);
+                    pool.hand_over(&key, number, made);
+                });
+            }
+        }
+        match (&mut turn.given).await {
+            Ok(given) => given,
+            // Nobody drops a sender that is still waited for.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives a clean tunnel that still fits back, to whoever waits longest, or
+    /// to be idle.
+    pub fn put(&self, key: &K, tunnel: ClientTunnel<T>, facts: F) {
+        self.give(
+            key,
+            Pooled {
+                tunnel,
+                facts,
+                is_warm: true,
+            },
+        );
+    }
+
+    /// Closes the idle tunnels that have a reason for it.
+    pub fn retire(&self, reason: impl Fn(&K, &F) -> Option<Reason>) {
+        let mut places = lock(&self.places);
+        for (key, place) in places.iter_mut() {
+            place.idle.retain(|idle| {
+                let Some(reason) = reason(key, &idle.facts) else {
+                    return true;
+                };
+                idle.watcher.abort();
+                if let Some(tunnel) = lock(&idle.held).take() {
+                    close(tunnel, reason);
+                }
+                false
+            });
+        }
+        places.retain(|_, place| place.is_used());
+    }
+
+    /// How many tunnels are idle.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        lock(&self.places).values().map(|place| place.idle.len()).sum()
+    }
+
+    fn queue(&self, key: &K) -> Turn<K, T, F, E> {
+        let (sender, given) = oneshot::channel();
+        let mut places = lock(&self.places);
+        let place = places.entry(key.clone()).or_default();
+        let number = place.number();
+        place.waiting.insert(number, sender);
+        Turn {
+            pool: self.clone(),
+            key: key.clone(),
+            number,
+            given,
+            dials: Arc::clone(&place.dials),
+        }
+    }
+
+    /// What a dial made goes to whoever waits longest. So does its failure,
+    /// when the caller that it was for was served by another's dial: otherwise
+    /// one caller would wait for a dial that nobody makes.
+    fn hand_over(&self, key: &K, number: u64, made: Result<(ClientTunnel<T>, F), E>) {
+        match made {
+            Ok((tunnel, facts)) => self.give(
+                key,
+                Pooled {
+                    tunnel,
+                    facts,
+                    is_warm: false,
+                },
+            ),
+            Err(error) => {
+                let mut places = lock(&self.places);
+                let Some(place) = places.get_mut(key) else {
+                    return;
+                };
+                let own = place.waiting.remove(&number);
+                if let Some(waiting) = own.or_else(|| place.longest_waiting()) {
+                    let _ = waiting.send(Err(error));
+                }
+            }
+        }
+    }
+
+    fn give(&self, key: &K, mut pooled: Pooled<T, F>) {
+        let mut places = lock(&self.places);
+        let place = places.entry(key.clone()).or_default();
+        while let Some(waiting) = place.longest_waiting() {
+            match waiting.send(Ok(pooled)) {
+                Ok(()) => return,
+                // It has just stopped waiting.
+                Err(Ok(back)) => pooled = back,
+                Err(Err(_)) => return,
+            }
+        }
+        if place.idle.len() >= MAX_IDLE {
+            return close(pooled.tunnel, Reason::Limit);
+        }
+        let number = place.number();
+        let held = Arc::new(Mutex::new(Some(pooled.tunnel)));
+        let watch = watch(self.clone(), key.clone(), number, Arc::clone(&held));
+        place.idle.push(Idle {
+            number,
+            held,
+            facts: pooled.facts,
+            watcher: tokio::spawn(watch).abort_handle(),
+        });
+    }
+
+    fn forget(&self, key: &K, number: u64) {
+        let mut places = lock(&self.places);
+        if let Some(place) = places.get_mut(key) {
+            place.idle.retain(|idle| idle.number != number);
+        }
+        tidy(&mut places, key);
+    }
+}
+
+/// Watches an idle tunnel until it is taken or of no use any more.
+async fn watch<K, T, F, E>(pool: Pool<K, T, F, E>, key: K, number: u64, held: Held<T>)
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    T: Transport + Send + 'static,
+    F: Send + 'static,
+    E: Send + 'static,
+{
+    let end = poll_fn(|cx| match lock(&held).as_mut() {
+        Some(tunnel) => tunnel.poll_watch(cx).map(Some),
+        None => Poll::Ready(None),
+    })
+    .await;
+    let tunnel = lock(&held).take();
+    pool.forget(&key, number);
+    if let (Some(tunnel), Some(Ok(IdleEnd::Unused))) = (tunnel, end) {
+        tunnel.close(Reason::Idle).await;
+    }
+}
+
+/// A caller's place in the queue, given up on drop.
+struct Turn<K: Eq + Hash, T: Transport, F, E> {
+    pool: Pool<K, T, F, E>,
+    key: K,
+    number: u64,
+    given: oneshot::Receiver<Result<Pooled<T, F>, E>>,
+    dials: Arc<Semaphore>,
+}
+
+impl<K: Eq + Hash, T: Transport, F, E> Drop for Turn<K, T, F, E> {
+    fn drop(&mut self) {
+        let mut places = lock(&self.pool.places);
+        if let Some(place) = places.get_mut(&self.key) {
+            place.waiting.remove(&self.number);
+        }
+        tidy(&mut places, &self.key);
+    }
+}
+
+impl<T: Transport, F, E> Place<T, F, E> {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn longest_waiting(&mut self) -> Option<Waiting<T, F, E>> {
+        self.waiting.pop_first().map(|(_, waiting)| waiting)
+    }
+
+    fn is_used(&self) -> bool {
+        !self.idle.is_empty() || !self.waiting.is_empty() || self.dials.available_permits() < MAX_DIALS
+    }
+}
+
+impl<T: Transport, F, E> Default for Place<T, F, E> {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            waiting: BTreeMap::new(),
+            next_number: 0,
+            dials: Arc::new(Semaphore::new(MAX_DIALS)),
+        }
+    }
+}
+
+impl<K, T: Transport, F, E> Default for Pool<K, T, F, E> {
+    fn default() -> Self {
+        Self { places: Arc::default() }
+    }
+}
+
+impl<K, T: Transport, F, E> Clone for Pool<K, T, F, E> {
+    fn clone(&self) -> Self {
+        Self {
+            places: Arc::clone(&self.places),
+        }
+    }
+}
+
+impl<K, T: Transport, F, E> fmt::Debug for Pool<K, T, F, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+/// Says goodbye without letting the caller wait.
+fn close<T: Transport + Send + 'static>(tunnel: ClientTunnel<T>, reason: Reason) {
+    tokio::spawn(tunnel.close(reason));
+}
+
+/// A key that leads nowhere any more holds no memory.
+fn tidy<K: Eq + Hash, T: Transport, F, E>(places: &mut Places<K, T, F, E>, key: &K) {
+    if places.get(key).is_some_and(|place| !place.is_used()) {
+        places.remove(key);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
