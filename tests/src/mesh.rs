@@ -227,6 +227,20 @@ impl Mesh {
         enter
     }
 
+    /// The control plane's process ID.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn control_plane(&self) -> Result<Pid> {
+        let is_ours = |command: &str| command.contains("watchword-control-plane") && command.contains(&self.file.name);
+        let mut found = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            is_ours(&command).then(|| Pid::from_raw(pid))
+        });
+        found.next().context("no control plane of this mesh runs")
+    }
+
     /// The process ID of `up`.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default())

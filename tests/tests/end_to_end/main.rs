@@ -10,6 +10,8 @@ mod calls;
 mod certificates;
 mod command_line;
 mod leftovers;
+mod load;
 mod needs_root;
 mod strangers;
+mod tunnels;
 mod wire;

@@ -1,0 +1,83 @@
+//! Tunnels that stay warm, and what happens to them when parts come and go.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use watchword_tests::{Mesh, wait_until};
+
+use crate::load::{Load, mesh_file, metric};
+
+const HANDSHAKES: &str = "watchword_tunnel_handshakes_total";
+
+#[test]
+fn ten_thousand_short_connections_cost_a_handful_of_handshakes() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    let before = metric(&mesh, "web", HANDSHAKES, "");
+    let done = Load::start(&mesh, "orders", &["short", "10000", "8"]).done_without_loss(&mesh);
+    assert_eq!(done, 10_000);
+    let handshakes = metric(&mesh, "web", HANDSHAKES, "") - before;
+    assert!((1..=32).contains(&handshakes), "{handshakes} handshakes");
+}
+
+/// None while it is being restarted.
+fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
+    let record = mesh.record().ok()?;
+    let replicas = record["replicas"].as_array()?;
+    let found = replicas.iter().find(|found| found["name"] == replica)?;
+    Some(Pid::from_raw(i32::try_from(found["proxyPid"].as_i64()?).ok()?))
+}
+
+#[test]
+fn a_sidecar_that_is_restarted_in_order_under_load_loses_nothing() {
+    let mesh = mesh_file("", 2).up().unwrap();
+    let load = Load::start(&mesh, "orders", &["short", "8s", "8"]);
+    wait_until("the load to reach it", || {
+        metric(&mesh, "orders-2", "watchword_tunnel_streams_total", "") > 100
+    })
+    .unwrap();
+    let old = sidecar(&mesh, "orders-2").unwrap();
+    kill(old, Signal::SIGTERM).unwrap();
+    wait_until("it to be back", || {
+        sidecar(&mesh, "orders-2").is_some_and(|new| new != old)
+    })
+    .unwrap();
+    assert!(load.done_without_loss(&mesh) > 200);
+    wait_until("calls to reach it again", || {
+        Load::start(&mesh, "orders", &["short", "50", "2"]).done_without_loss(&mesh);
+        metric(&mesh, "orders-2", "watchword_tunnel_streams_total", "") > 0
+    })
+    .unwrap();
+}
+
+/// Stops a process for a moment: it is unreachable, and nobody restarts it.
+fn suspend(pid: Pid, moment: Duration) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(moment);
+    kill(pid, Signal::SIGCONT).unwrap();
+}
+
+#[test]
+fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for_a_while() {
+    let mesh = mesh_file("certificates: {ttl: 4s}", 2).up().unwrap();
+    let generation = |replica: &str| {
+        let status = mesh.status().unwrap();
+        let replicas = status["replicas"].as_array().unwrap().clone();
+        let found = replicas.iter().find(|found| found["replica"] == replica).unwrap();
+        found["generation"].as_u64().unwrap()
+    };
+    let before = [generation("web-1"), generation("orders-1")];
+    let short = Load::start(&mesh, "orders", &["short", "62s", "4"]);
+    let keep = Load::start(&mesh, "orders", &["keep", "62"]);
+    let flow = Load::start(&mesh, "orders", &["flow", "60000000", "60"]);
+    wait_until("half of the rotations", || generation("web-1") >= before[0] + 10).unwrap();
+    suspend(mesh.control_plane().unwrap(), Duration::from_secs(1));
+    assert!(short.done_without_loss(&mesh) > 2000);
+    assert!(keep.done_without_loss(&mesh) > 500);
+    assert_eq!(flow.done_without_loss(&mesh), 1);
+    let after = [generation("web-1"), generation("orders-1")];
+    assert!(
+        after[0] >= before[0] + 20 && after[1] >= before[1] + 20,
+        "{before:?} to {after:?}"
+    );
+}
