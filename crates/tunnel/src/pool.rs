@@ -109,13 +109,12 @@ where
     where
         D: Future<Output = Result<(ClientTunnel<T>, F), E>> + Send + 'static,
     {
-        let mut turn = self.queue(key);
-        let dials = Arc::clone(&turn.dials);
+        let (number, mut given, dials) = self.queue(key);
         tokio::select! {
             biased;
-            Ok(given) = &mut turn.given => return given,
+            Ok(given) = &mut given => return given,
             Ok(slot) = dials.acquire_owned() => {
-                let (pool, key, number) = (self.clone(), key.clone(), turn.number);
+                let (pool, key) = (self.clone(), key.clone());
                 tokio::spawn(async move {
                     let made = dial.await;
                     drop(slot);
@@ -123,7 +122,7 @@ where
                 });
             }
         }
-        match (&mut turn.given).await {
+        match given.await {
             Ok(given) => given,
             // Nobody drops a sender that is still waited for.
             Err(_) => std::future::pending().await,
@@ -167,19 +166,15 @@ where
         lock(&self.places).values().map(|place| place.idle.len()).sum()
     }
 
-    fn queue(&self, key: &K) -> Turn<K, T, F, E> {
+    /// A caller's number, what it waits for, and the slots for dials.
+    #[allow(clippy::type_complexity, reason = "taken apart at once")]
+    fn queue(&self, key: &K) -> (u64, oneshot::Receiver<Result<Pooled<T, F>, E>>, Arc<Semaphore>) {
         let (sender, given) = oneshot::channel();
         let mut places = lock(&self.places);
         let place = places.entry(key.clone()).or_default();
         let number = place.number();
         place.waiting.insert(number, sender);
-        Turn {
-            pool: self.clone(),
-            key: key.clone(),
-            number,
-            given,
-            dials: Arc::clone(&place.dials),
-        }
+        (number, given, Arc::clone(&place.dials))
     }
 
     /// What a dial made goes to whoever waits longest. So does its failure,
@@ -200,25 +195,21 @@ where
                 let Some(place) = places.get_mut(key) else {
                     return;
                 };
-                let own = place.waiting.remove(&number);
-                if let Some(waiting) = own.or_else(|| place.longest_waiting()) {
-                    let _ = waiting.send(Err(error));
+                match place.waiting.remove(&number) {
+                    Some(own) => drop(own.send(Err(error))),
+                    None => drop(place.tell(Err(error))),
                 }
+                tidy(&mut places, key);
             }
         }
     }
 
-    fn give(&self, key: &K, mut pooled: Pooled<T, F>) {
+    fn give(&self, key: &K, pooled: Pooled<T, F>) {
         let mut places = lock(&self.places);
         let place = places.entry(key.clone()).or_default();
-        while let Some(waiting) = place.longest_waiting() {
-            match waiting.send(Ok(pooled)) {
-                Ok(()) => return,
-                // It has just stopped waiting.
-                Err(Ok(back)) => pooled = back,
-                Err(Err(_)) => return,
-            }
-        }
+        let Some(Ok(pooled)) = place.tell(Ok(pooled)) else {
+            return;
+        };
         if place.idle.len() >= MAX_IDLE {
             return close(pooled.tunnel, Reason::Limit);
         }
@@ -262,33 +253,19 @@ where
     }
 }
 
-/// A caller's place in the queue, given up on drop.
-struct Turn<K: Eq + Hash, T: Transport, F, E> {
-    pool: Pool<K, T, F, E>,
-    key: K,
-    number: u64,
-    given: oneshot::Receiver<Result<Pooled<T, F>, E>>,
-    dials: Arc<Semaphore>,
-}
-
-impl<K: Eq + Hash, T: Transport, F, E> Drop for Turn<K, T, F, E> {
-    fn drop(&mut self) {
-        let mut places = lock(&self.pool.places);
-        if let Some(place) = places.get_mut(&self.key) {
-            place.waiting.remove(&self.number);
-        }
-        tidy(&mut places, &self.key);
-    }
-}
-
 impl<T: Transport, F, E> Place<T, F, E> {
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
 
-    fn longest_waiting(&mut self) -> Option<Waiting<T, F, E>> {
-        self.waiting.pop_first().map(|(_, waiting)| waiting)
+    /// Tells whoever waits longest, of those who still do. Gives back what
+    /// nobody waits for.
+    fn tell(&mut self, mut outcome: Result<Pooled<T, F>, E>) -> Option<Result<Pooled<T, F>, E>> {
+        while let Some((_, waiting)) = self.waiting.pop_first() {
+            outcome = waiting.send(outcome).err()?;
+        }
+        Some(outcome)
     }
 
     fn is_used(&self) -> bool {
