@@ -146,6 +146,14 @@ impl Caller<'_> {
     async fn goodbye(&self) -> Reason {
         tokio::select! {
             () = sleep_until(&self.mesh.clock, self.expires) => Reason::Expired,
+            reason = self.leaving() => reason,
+        }
+    }
+
+    /// The part of it that is said within a stream, too. Expiry is not: the
+    /// client sees it coming, and a timer for each open stream has its price.
+    async fn leaving(&self) -> Reason {
+        tokio::select! {
             () = self.trust_changes() => Reason::Rotated,
             () = self.mesh.shutdown.requested() => Reason::Shutdown,
         }
@@ -202,7 +210,7 @@ impl Caller<'_> {
         match app {
             Ok(app) => {
                 self.mesh.connections.telemetry().stream_opened();
-                let (tunnel, closed) = opening.carry(app, cut(), self.goodbye()).await;
+                let (tunnel, closed) = opening.carry(app, cut(), self.leaving()).await;
                 self.settle(connection, closed, &decision, (question, changes));
                 Ok(tunnel)
             }
@@ -260,7 +268,13 @@ impl Caller<'_> {
 
 /// A call of the workload to itself: it never leaves the process, and is
 /// judged like any other.
-pub(crate) async fn serve_self(mesh: &Mesh, mut caller: TcpStream, from: SocketAddr, dialled: SocketAddr) -> Ended {
+/// `read` was read from the caller already.
+pub(crate) async fn serve_self(
+    mesh: &Mesh,
+    (mut caller, read): (TcpStream, Vec<u8>),
+    from: SocketAddr,
+    dialled: SocketAddr,
+) -> Ended {
     let mut connection = mesh.connections.begin(Direction::Inbound, from, dialled);
     let Some(generation) = mesh.credentials.valid() else {
         caller.abort();
@@ -270,12 +284,17 @@ pub(crate) async fn serve_self(mesh: &Mesh, mut caller: TcpStream, from: SocketA
     };
     let own = generation.svid().id();
     connection.set_peer(own.to_string());
-    let ended = carry_to_self(mesh, caller, own, dialled).await;
+    let ended = carry_to_self(mesh, (caller, read), own, dialled).await;
     connection.end(&ended);
     ended
 }
 
-async fn carry_to_self(mesh: &Mesh, mut caller: TcpStream, own: &SpiffeId, dialled: SocketAddr) -> Ended {
+async fn carry_to_self(
+    mesh: &Mesh,
+    (mut caller, read): (TcpStream, Vec<u8>),
+    own: &SpiffeId,
+    dialled: SocketAddr,
+) -> Ended {
     let question = Question {
         service: own.clone(),
         peer: own.clone(),
@@ -296,9 +315,13 @@ async fn carry_to_self(mesh: &Mesh, mut caller: TcpStream, own: &SpiffeId, diall
             return Ended::refused(&error.to_string());
         }
     };
+    let carried = async {
+        app.write_all(&read).await?;
+        tokio::io::copy_bidirectional(&mut caller, &mut app).await
+    };
     let ended = tokio::select! {
-        carried = tokio::io::copy_bidirectional(&mut caller, &mut app) => match carried {
-            Ok((sent, received)) => return Ended::finished(sent, received, &decision),
+        carried = carried => match carried {
+            Ok((sent, received)) => return Ended::finished(sent + read.len() as u64, received, &decision),
             Err(error) => Ended::failed("app-reset", error.to_string()),
         },
         reason = question.cut_when_denied(mesh, changes) => Ended::failed("cut", Why::label_of(reason)),

@@ -90,13 +90,10 @@ async fn carry(
         connection.set_peer(endpoint.id.to_string());
         let _counted = mesh.loads.open(endpoint.address);
         if is_this_workload(mesh, &endpoint) {
-            match call.into_unread() {
-                Ok(app) => return Box::pin(inbound::serve_self(mesh, app, from, endpoint.address)).await,
-                Err(begun) => {
-                    call = begun;
-                    continue;
-                }
-            }
+            return match call.into_parts() {
+                Some(app) => Box::pin(inbound::serve_self(mesh, app, from, endpoint.address)).await,
+                None => last,
+            };
         }
         match carry_to(mesh, &endpoint, call).await {
             Tried::Over(ended) => {

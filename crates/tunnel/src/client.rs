@@ -44,15 +44,10 @@ impl<A: AppStream> Call<A> {
 }
 
 impl<A: AppStream> Call<A> {
-    /// The app's connection, if nothing was read from it yet.
-    ///
-    /// # Errors
-    /// The call itself, if something was.
-    pub fn into_unread(mut self) -> Result<A, Self> {
-        if self.fin || !self.kept.is_empty() {
-            return Err(self);
-        }
-        self.leg.give_up().ok_or(self)
+    /// The app's connection, and the bytes that were read from it already, for
+    /// somebody else to carry. None: it was reset.
+    pub fn into_parts(mut self) -> Option<(A, Vec<u8>)> {
+        self.leg.give_up().map(|app| (app, self.kept.into_bytes()))
     }
 }
 

@@ -43,8 +43,8 @@ pub(crate) struct Early {
 pub(crate) struct Kept(Vec<u8>);
 
 impl Kept {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 }
 

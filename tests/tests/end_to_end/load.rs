@@ -9,8 +9,8 @@ use watchword_tests::{Mesh, MeshFile};
 
 /// Answers `ping`, and sends a `flow` of so many bytes over so many seconds,
 /// with its checksum behind it.
-const SERVER: &str = r#"
-import asyncio, hashlib, resource, sys
+pub(crate) const SERVER: &str = r#"
+import asyncio, hashlib, resource, socket, sys, threading
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -42,6 +42,9 @@ async def main():
     async with await asyncio.start_server(serve, ["0.0.0.0", "::"], int(sys.argv[1]), backlog=4096) as server:
         await server.serve_forever()
 
+# The replica with this name never listens.
+if socket.gethostname() == "deaf-2":
+    threading.Event().wait()
 asyncio.run(main())
 "#;
 
@@ -140,14 +143,16 @@ elif what == "flow":
 print(json.dumps({"done": done, "answers": answers, "failures": failures[:20], "failed": len(failures)}), flush=True)
 "#;
 
-/// A mesh file whose `orders` serve such load, in so many replicas.
+/// A mesh file whose `orders` serve such load, in so many replicas. `deaf` has
+/// two, of which one never listens.
 pub(crate) fn mesh_file(top: &str, replicas: usize) -> MeshFile {
     let services = format!(
         "web: {{run: [sleep, infinity]}}\n\
          orders: {{run: [python3, server.py, '9000', orders], ports: {{9000: tcp}}, replicas: {replicas}, \
-         healthy: {{port: 9000}}}}"
+         healthy: {{port: 9000}}}}\n\
+         deaf: {{run: [python3, server.py, '9000', deaf], ports: {{9000: tcp}}, replicas: 2}}"
     );
-    let policies = "name: orders\nservice: spiffe://example.org/orders\n\
+    let policies = "name: orders\nservice: spiffe://example.org/*\n\
                     allow: [{name: web calls, from: [spiffe://example.org/web]}]\n";
     let file = MeshFile::with(top, &services, policies).unwrap();
     file.write("server.py", SERVER).unwrap();
@@ -176,6 +181,12 @@ impl Load {
             String::from_utf8_lossy(&finished.stderr)
         );
         serde_json::from_str(&text).with_context(|| text.into_owned())
+    }
+
+    /// How much was done, and how much was lost.
+    pub(crate) fn done_and_lost(self) -> (u64, u64) {
+        let result = self.result().unwrap();
+        (result["done"].as_u64().unwrap(), result["failed"].as_u64().unwrap())
     }
 
     /// How much was done, when nothing was lost.

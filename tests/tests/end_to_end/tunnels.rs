@@ -81,3 +81,63 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
         "{before:?} to {after:?}"
     );
 }
+
+#[test]
+fn a_replica_whose_sidecar_is_killed_costs_the_calls_on_it_and_no_other() {
+    let mesh = mesh_file("", 2).up().unwrap();
+    let load = Load::start(&mesh, "orders", &["short", "8s", "8"]);
+    wait_until("the load to reach it", || {
+        metric(&mesh, "orders-2", "watchword_tunnel_streams_total", "") > 100
+    })
+    .unwrap();
+    let old = sidecar(&mesh, "orders-2").unwrap();
+    kill(old, Signal::SIGKILL).unwrap();
+    wait_until("it to be back", || {
+        sidecar(&mesh, "orders-2").is_some_and(|new| new != old)
+    })
+    .unwrap();
+    let (done, lost) = load.done_and_lost();
+    // Each of the eight has at most one call on it when it dies.
+    assert!(done > 200 && lost <= 8, "{lost} of {done} lost");
+}
+
+#[test]
+fn a_replica_that_does_not_listen_is_passed_over_and_then_avoided() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    wait_until("the other replica to listen", || {
+        mesh.exec(
+            "web",
+            &[
+                "python3",
+                "-c",
+                "import socket; socket.create_connection(('deaf-1', 9000)).recv(0)",
+            ],
+        )
+        .is_ok()
+            && metric(&mesh, "deaf-1", "watchword_tunnel_streams_total", "") > 0
+    })
+    .unwrap();
+    let done = Load::start(&mesh, "deaf", &["short", "2000", "4"]).done_without_loss(&mesh);
+    assert_eq!(done, 2000);
+    let refused = metric(&mesh, "deaf-2", "watchword_connections_total", "result=\"refused\"");
+    assert!((1..100).contains(&refused), "tried {refused} times");
+}
+
+/// Before, such a call failed although the caller could have answered itself.
+#[test]
+fn a_service_whose_other_replica_is_away_can_still_call_itself() {
+    let services = "self: {run: [python3, server.py, '9000', self], ports: {9000: tcp}, replicas: 2}";
+    let policies =
+        "name: self\nservice: spiffe://example.org/self\nallow: [{name: itself, from: [spiffe://example.org/self]}]\n";
+    let file = watchword_tests::MeshFile::new(services, policies).unwrap();
+    file.write("server.py", &crate::load::SERVER.replace("deaf-2", "self-2"))
+        .unwrap();
+    let mesh = file.up().unwrap();
+    let ask =
+        "import socket; s = socket.create_connection(('self', 9000), 20); s.sendall(b'ping\\n'); print(s.recv(9))";
+    let asked = || mesh.exec("self-1", &["python3", "-c", ask]).unwrap().status.success();
+    wait_until("the only listener", asked).unwrap();
+    for _ in 0..20 {
+        mesh.exec_ok("self-1", &["python3", "-c", ask]).unwrap();
+    }
+}
