@@ -53,6 +53,7 @@ fn a_sidecar_that_is_restarted_in_order_under_load_loses_nothing() {
 /// Stops a process for a moment: it is unreachable, and nobody restarts it.
 fn suspend(pid: Pid, moment: Duration) {
     kill(pid, Signal::SIGSTOP).unwrap();
+    #[allow(clippy::disallowed_methods, reason = "being away for so long is what is tested")]
     std::thread::sleep(moment);
     kill(pid, Signal::SIGCONT).unwrap();
 }
