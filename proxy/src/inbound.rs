@@ -274,17 +274,20 @@ async fn carry_to_self(mesh: &Mesh, mut caller: TcpStream, own: &SpiffeId, diall
             return Ended::refused(&error.to_string());
         }
     };
-    let ended = tokio::select! {
+    // Neither side may take a cut for the end of its data, nor our being killed.
+    caller.guard(true);
+    app.guard(true);
+    tokio::select! {
         carried = tokio::io::copy_bidirectional(&mut caller, &mut app) => match carried {
-            Ok((sent, received)) => return Ended::finished(sent, received, &decision),
+            Ok((sent, received)) => {
+                caller.guard(false);
+                app.guard(false);
+                return Ended::finished(sent, received, &decision);
+            }
             Err(error) => Ended::failed("app-reset", error.to_string()),
         },
         reason = question.cut_when_denied(mesh, changes) => Ended::failed("cut", Why::label_of(reason)),
-    };
-    // Neither side may take this for the end of its data.
-    caller.abort();
-    app.abort();
-    ended
+    }
 }
 
 fn errno(error: &std::io::Error) -> u32 {
