@@ -282,7 +282,7 @@ async fn carry_to_self(mesh: &Mesh, mut caller: TcpStream, own: &SpiffeId, diall
             Ok((sent, received)) => {
                 caller.guard(false);
                 app.guard(false);
-                return Ended::finished(sent, received, &decision);
+                Ended::finished(sent, received, &decision)
             }
             Err(error) => Ended::failed("app-reset", error.to_string()),
         },
