@@ -22,8 +22,8 @@ pub fn prepare_process() {
 /// Descriptors that connections from outside must leave to us: for dialling on,
 /// for new certificates, for probes.
 const KEPT: u64 = 256;
-/// Of a low limit no more than one in so many.
-const KEPT_SHARE: u64 = 4;
+/// Of a low limit half: each accepted connection takes another one to go on.
+const KEPT_SHARE: u64 = 2;
 
 /// Whether few descriptors are left, judged by the number of a new one: the
 /// kernel gives the lowest that is free.

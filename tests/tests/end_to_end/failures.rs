@@ -408,6 +408,12 @@ fn a_sidecar_at_its_limit_of_open_files_goes_on_with_what_it_has_and_recovers() 
     assert!(pauses > 0.0, "{metrics}");
     let lines = mesh.output().text().matches("new connections wait").count();
     assert!(lines < 20, "{lines} lines for {pauses} pauses");
+    // Whoever is accepted is carried, too.
+    let text = mesh.output().text();
+    let mut failed = text
+        .lines()
+        .filter(|line| line.contains("direction=outbound") && line.contains("Too many open files"));
+    assert_eq!(failed.next(), None);
     drop(flood);
     calls_arrive_again(&mesh);
     assert!(caller.all_went_well() > 10);
