@@ -1,5 +1,6 @@
 //! Asks a control plane on its admin socket.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,7 +79,10 @@ impl Admin {
         };
         match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => Err(unreachable(cause(&status))),
+            // A status that the control plane sent itself has no source.
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable && status.source().is_some() => {
+                Err(unreachable(cause(&status)))
+            }
             Ok(Err(status)) => Err(AdminError::Refused(status.message().to_owned())),
             Err(_) => Err(unreachable(format!("no answer within {} s", PATIENCE.as_secs()))),
         }

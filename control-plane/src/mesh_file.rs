@@ -24,6 +24,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use watchword_policy::diagnostic::Position;
 use watchword_policy::{Diagnostic, MeshContext};
 
+pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
 
 /// A whole mesh file, valid.
@@ -121,6 +122,16 @@ impl MeshFile {
     /// Everything that is wrong in it, with its place; a file that can't be
     /// read, policies or working directories that are not there.
     pub fn load(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        let (mesh, missing) = Self::load_even_if_missing(path)?;
+        if missing.is_empty() { Ok(mesh) } else { Err(missing) }
+    }
+
+    /// As [`Self::load`], with what says that paths are not there apart: who
+    /// waits for them has to know which they are.
+    ///
+    /// # Errors
+    /// Everything that is wrong in the file itself.
+    pub(crate) fn load_even_if_missing(path: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let file = path.display().to_string();
         let text = text_file::read(path).map_err(|error| vec![error])?;
         let absolute = std::path::absolute(path).map_err(|error| {
@@ -129,8 +140,8 @@ impl MeshFile {
         })?;
         let base = absolute.parent().unwrap_or(Path::new("/"));
         let (mesh, paths) = read::read(&file, &text, base)?;
-        let missing: Vec<Diagnostic> = paths.iter().filter_map(|path| path.missing(&file)).collect();
-        if missing.is_empty() { Ok(mesh) } else { Err(missing) }
+        let missing = paths.iter().filter_map(|path| path.missing(&file)).collect();
+        Ok((mesh, missing))
     }
 
     /// Checks the text of a mesh file without touching the file system. `file`

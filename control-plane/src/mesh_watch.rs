@@ -1,9 +1,17 @@
 //! The mesh file and its policies as they change while the control plane runs.
 //!
-//! Invariants: what is handed out is valid as a whole; a change with a mistake
-//! is reported once, and what was good before stays in force. It looks at
-//! names, sizes and times each second, and reads only what has changed, so
-//! that replaced files and switched links are seen as well.
+//! Invariants:
+//! - What is handed out is valid as a whole, and was read while nothing moved:
+//!   it stood still since the look before, and did so while it was read. So a
+//!   file that is half written, a folder that is away for a moment and a
+//!   mounted ConfigMap that is being switched are waited for, not taken. What
+//!   never stands still is taken in the end.
+//! - An outcome is handed out once: the same mistakes are not told again, and
+//!   what reads as it did before is no change.
+//!
+//! It looks at the very files that would be read, through every link, so that
+//! switched links (`..data`) and replaced folders show as other files, and an
+//! editor's temporary files show not at all.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,15 +20,18 @@ use std::time::Duration;
 
 use watchword_policy::Diagnostic;
 
-use crate::mesh_file::{LoadedPolicies, MeshFile};
+use crate::mesh_file::{LoadedPolicies, MeshFile, watched_files};
 
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Files of one folder that are looked at.
-const MAX_ENTRIES: usize = 10_000;
+/// How long what has changed must stand still. Longer than the steps of a file
+/// system's clock, so that a second write has a time of its own.
+const STANDS_STILL: Duration = Duration::from_millis(300);
+/// What moves at this many looks in a row is read as it is.
+const MAX_MOVES: u32 = 10;
 
 /// A mesh with its policies, valid together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedMesh {
     /// The file.
     pub mesh: MeshFile,
@@ -28,19 +39,46 @@ pub struct LoadedMesh {
     pub policies: LoadedPolicies,
 }
 
+type Outcome = Result<LoadedMesh, Vec<Diagnostic>>;
+
+/// What one look shows under a name, links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Trace {
-    path: PathBuf,
-    /// Device, inode, size, seconds and nanoseconds of the last change.
-    seen: Option<(u64, u64, u64, i64, i64)>,
+enum Seen {
+    Nothing,
+    /// Its times change with every file that comes and goes in it, those that
+    /// nobody reads among them; its files are looked at one by one.
+    Folder,
+    File {
+        device: u64,
+        inode: u64,
+        size: u64,
+        /// Of the last change of any kind, seconds and nanoseconds: unlike the
+        /// time of the content it can't be set back, and it shows changed rights.
+        changed: (i64, i64),
+    },
 }
+
+type Look = Vec<(PathBuf, Seen)>;
 
 /// Looks for changes of one mesh file.
 #[derive(Debug)]
 pub struct MeshWatch {
-    path: PathBuf,
+    files: Files,
+    /// At the last look.
+    seen: Look,
+    /// What was seen is also what was read, and stood still before.
+    settled: bool,
+    /// How often in a row it did not stand still.
+    moves: u32,
+    /// What was handed out last.
+    told: Outcome,
+}
+
+/// Where to look.
+#[derive(Debug, Clone)]
+struct Files {
+    mesh: PathBuf,
     policies: Vec<PathBuf>,
-    seen: Vec<Trace>,
 }
 
 impl MeshWatch {
@@ -49,118 +87,115 @@ impl MeshWatch {
     /// # Errors
     /// Everything that is wrong in them, with file and place.
     pub fn load(path: &Path) -> Result<(LoadedMesh, Self), Vec<Diagnostic>> {
-        let mut watch = Self {
-            path: path.to_path_buf(),
+        let mut files = Files {
+            mesh: path.to_path_buf(),
             policies: Vec::new(),
-            seen: Vec::new(),
         };
-        let loaded = watch.read()?;
+        let loaded = files.read()?;
+        let watch = Self {
+            seen: files.look(),
+            files,
+            // It may have been written just now: it is read once more.
+            settled: false,
+            moves: 0,
+            told: Ok(loaded.clone()),
+        };
         Ok((loaded, watch))
     }
 
-    /// Waits for a change, and loads it.
+    /// Waits for a change, and loads it. Nothing is lost when this is dropped.
     ///
     /// # Errors
     /// Everything that is wrong, once per change.
-    pub async fn changed(&mut self) -> Result<LoadedMesh, Vec<Diagnostic>> {
+    pub async fn changed(&mut self) -> Outcome {
         loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            if traces(&self.path, &self.policies) != self.seen {
-                return self.read();
+            let pause = if self.settled { LOOK_AGAIN } else { STANDS_STILL };
+            tokio::time::sleep(pause).await;
+            let files = self.files.clone();
+            // A file system may take its time.
+            let looked = tokio::task::spawn_blocking(move || files.look()).await;
+            let Ok(looked) = looked else { continue };
+            if !self.stands_still(looked) {
+                continue;
+            }
+            if let Some(outcome) = self.read().await {
+                return outcome;
             }
         }
     }
 
-    /// Looks before it reads: what changes in between is seen the next time.
-    fn read(&mut self) -> Result<LoadedMesh, Vec<Diagnostic>> {
-        self.seen = traces(&self.path, &self.policies);
-        let mesh = MeshFile::load(&self.path)?;
+    /// Whether it is time to read.
+    fn stands_still(&mut self, looked: Look) -> bool {
+        if looked == self.seen {
+            return !self.settled;
+        }
+        self.seen = looked;
+        self.settled = false;
+        self.moves += 1;
+        self.moves >= MAX_MOVES
+    }
+
+    /// What is there now, when it is another outcome than the last one.
+    async fn read(&mut self) -> Option<Outcome> {
+        let mut files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let outcome = files.read();
+            let seen = files.look();
+            (outcome, seen, files)
+        });
+        let (outcome, seen, files) = read.await.ok()?;
+        let other_files = files.policies != self.files.policies;
+        self.files = files;
+        // Files that are named for the first time were not looked at before.
+        if (other_files || seen != self.seen) && self.moves < MAX_MOVES {
+            self.moves += 1;
+            self.seen = seen;
+            self.settled = false;
+            return None;
+        }
+        self.seen = seen;
+        self.settled = true;
+        self.moves = 0;
+        if outcome == self.told {
+            return None;
+        }
+        self.told.clone_from(&outcome);
+        Some(outcome)
+    }
+}
+
+impl Files {
+    /// Also notes which policies the file names, so that one that is not there
+    /// yet is seen when it comes.
+    fn read(&mut self) -> Outcome {
+        let (mesh, missing) = MeshFile::load_even_if_missing(&self.mesh)?;
         self.policies.clone_from(&mesh.policies);
-        self.seen.truncate(1);
-        self.seen.extend(policy_traces(&self.policies));
+        if !missing.is_empty() {
+            return Err(missing);
+        }
         let policies = mesh.load_policies()?;
         Ok(LoadedMesh { mesh, policies })
     }
-}
 
-fn traces(mesh: &Path, policies: &[PathBuf]) -> Vec<Trace> {
-    let mut traces = vec![trace(mesh)];
-    traces.append(&mut policy_traces(policies));
-    traces
-}
-
-fn policy_traces(policies: &[PathBuf]) -> Vec<Trace> {
-    let mut traces = Vec::new();
-    for path in policies {
-        traces.push(trace(path));
-        let Ok(entries) = fs::read_dir(path) else {
-            continue;
-        };
-        let entries = entries.take(MAX_ENTRIES).filter_map(Result::ok);
-        let mut inside: Vec<_> = entries.map(|entry| trace(&entry.path())).collect();
-        inside.sort_by(|one, other| one.path.cmp(&other.path));
-        traces.append(&mut inside);
+    fn look(&self) -> Look {
+        let policies = watched_files(&self.policies);
+        let named = std::iter::once(&self.mesh).chain(&self.policies);
+        named.chain(&policies).map(|path| (path.clone(), see(path))).collect()
     }
-    traces
 }
 
-fn trace(path: &Path) -> Trace {
-    let seen = fs::metadata(path).ok().map(|found| {
-        (
-            found.dev(),
-            found.ino(),
-            found.size(),
-            found.mtime(),
-            found.mtime_nsec(),
-        )
-    });
-    Trace {
-        path: path.to_path_buf(),
-        seen,
+fn see(path: &Path) -> Seen {
+    match fs::metadata(path) {
+        Err(_) => Seen::Nothing,
+        Ok(found) if found.is_dir() => Seen::Folder,
+        Ok(found) => Seen::File {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        },
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const MESH: &str =
-        "trustDomain: example.org\npolicies: [policies]\nservices: {web: {ports: {80: http}, endpoints: []}}\n";
-    const POLICY: &str = "name: NAME\nservice: spiffe://example.org/web\nallow: [{from: [spiffe://example.org/web]}]\n";
-
-    fn write(folder: &Path, name: &str, text: &str) {
-        crate::state_folder::write_atomic(&folder.join(name), text.as_bytes(), 0o644).unwrap();
-    }
-
-    async fn names(watch: &mut MeshWatch) -> Vec<String> {
-        let loaded = watch.changed().await.unwrap();
-        loaded.policies.policies.into_iter().map(|policy| policy.name).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_change_is_seen_and_a_mistake_is_told_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        fs::create_dir(folder.join("policies")).unwrap();
-        write(folder, "mesh.yaml", MESH);
-        write(folder, "policies/a.yaml", &POLICY.replace("NAME", "one"));
-        let (loaded, mut watch) = MeshWatch::load(&folder.join("mesh.yaml")).unwrap();
-        assert_eq!(loaded.policies.policies.len(), 1);
-        write(folder, "policies/b.yaml", &POLICY.replace("NAME", "two"));
-        assert_eq!(names(&mut watch).await, ["one", "two"]);
-        write(folder, "policies/a.yaml", &POLICY.replace("NAME", "three"));
-        assert_eq!(names(&mut watch).await, ["three", "two"]);
-        write(folder, "policies/a.yaml", "name: [");
-        assert!(!watch.changed().await.unwrap_err().is_empty());
-        assert!(tokio::time::timeout(LOOK_AGAIN * 5, watch.changed()).await.is_err());
-        fs::remove_file(folder.join("policies/a.yaml")).unwrap();
-        assert_eq!(names(&mut watch).await, ["two"]);
-        write(folder, "mesh.yaml", "nonsense");
-        assert!(!watch.changed().await.unwrap_err().is_empty());
-        fs::rename(folder.join("policies"), folder.join("rules")).unwrap();
-        write(folder, "mesh.yaml", &MESH.replace("[policies]", "[rules]"));
-        assert_eq!(names(&mut watch).await, ["two"]);
-        assert!(tokio::time::timeout(LOOK_AGAIN * 5, watch.changed()).await.is_err());
-    }
-}
+mod tests;

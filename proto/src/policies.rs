@@ -28,9 +28,12 @@ pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -
 /// Policies that came over the wire.
 ///
 /// # Errors
-/// When the schema is newer than this build, or a rule can't be understood:
+/// When the schema is newer than this build or not said, or a rule can't be understood:
 /// leaving one out could allow what it denies.
 pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, InvalidMessage> {
+    if message.schema == 0 {
+        return Err(InvalidMessage::new("schema", "none is given"));
+    }
     if message.schema > POLICY_SCHEMA {
         let problem = format!(
             "{} is newer than this build's {POLICY_SCHEMA}: update the proxy",

@@ -315,21 +315,24 @@ async fn carry_to_self(
             return Ended::refused(&error.to_string());
         }
     };
+    // Neither side may take a cut for the end of its data, nor our being killed.
+    caller.guard(true);
+    app.guard(true);
     let carried = async {
         app.write_all(&read).await?;
         tokio::io::copy_bidirectional(&mut caller, &mut app).await
     };
-    let ended = tokio::select! {
+    tokio::select! {
         carried = carried => match carried {
-            Ok((sent, received)) => return Ended::finished(sent + read.len() as u64, received, &decision),
+            Ok((sent, received)) => {
+                caller.guard(false);
+                app.guard(false);
+                Ended::finished(sent + read.len() as u64, received, &decision)
+            }
             Err(error) => Ended::failed("app-reset", error.to_string()),
         },
         reason = question.cut_when_denied(mesh, changes) => Ended::failed("cut", Why::label_of(reason)),
-    };
-    // Neither side may take this for the end of its data.
-    caller.abort();
-    app.abort();
-    ended
+    }
 }
 
 fn errno(error: &std::io::Error) -> u32 {

@@ -4,6 +4,7 @@
 //! Start with [`inbound`] and [`outbound`]: each is the story of a connection,
 //! readable from top to bottom. [`run`] puts the parts together.
 
+mod accept;
 mod admin;
 mod balance;
 pub mod config;

@@ -161,6 +161,7 @@ fn follow_control_plane(
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
+        token_blocker: readiness.blocker("join-token", "not read yet"),
     };
     tasks.spawn(keeper.keep());
     let follower = Follower {

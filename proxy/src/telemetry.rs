@@ -26,6 +26,7 @@ pub(crate) struct Telemetry {
     expiry: Gauge<u64>,
     generation: Gauge<u64>,
     snapshots: Counter<u64>,
+    accept_pauses: Counter<u64>,
     peers: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -91,6 +92,10 @@ impl Telemetry {
             snapshots: meter
                 .u64_counter("watchword_snapshots")
                 .with_description("Snapshots received, by result.")
+                .build(),
+            accept_pauses: meter
+                .u64_counter("watchword_accept_pauses")
+                .with_description("Times that new connections had to wait, mostly for descriptors.")
                 .build(),
             peers: Arc::default(),
         }
@@ -171,6 +176,10 @@ impl Telemetry {
     pub(crate) fn snapshot(&self, kind: &'static str, result: &'static str) {
         self.snapshots
             .add(1, &[KeyValue::new("kind", kind), KeyValue::new("result", result)]);
+    }
+
+    pub(crate) fn accept_paused(&self) {
+        self.accept_pauses.add(1, &[]);
     }
 
     fn peer_label(&self, peer: &str) -> String {

@@ -4,21 +4,19 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use watchword_daemon::Shutdown;
 
+use crate::accept::accept;
 use crate::intercept::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::mesh::Mesh;
 use crate::{inbound, outbound};
 
 /// Connections that wait for us in the kernel.
 const BACKLOG: i32 = 4096;
-/// After accept() fails, as it does when descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The listeners, bound before workers start, so that a taken port is an error
 /// at start. Each worker has them all: the kernel wakes one that is free.
 pub(crate) struct Listeners {
@@ -110,11 +108,21 @@ async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Resu
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners.inbound {
         let (listener, mesh) = (TcpListener::from_std(listener)?, mesh.clone());
-        accepting.spawn(async move { accept(&listener, |stream, from| inbound::begin(&mesh, stream, from)).await });
+        accepting.spawn(async move {
+            accept(&listener, mesh.connections.telemetry(), |stream, from| {
+                inbound::begin(&mesh, stream, from)
+            })
+            .await
+        });
     }
     for listener in listeners.outbound {
         let (listener, mesh) = (TcpListener::from_std(listener)?, mesh.clone());
-        accepting.spawn(async move { accept(&listener, |stream, from| outbound::begin(&mesh, stream, from)).await });
+        accepting.spawn(async move {
+            accept(&listener, mesh.connections.telemetry(), |stream, from| {
+                outbound::begin(&mesh, stream, from)
+            })
+            .await
+        });
     }
     accepting.spawn({
         let mesh = mesh.clone();
@@ -124,17 +132,4 @@ async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Resu
     // Callers are still heard, and told to go elsewhere.
     let _ = timeout(mesh.drain, mesh.connections.all_ended()).await;
     Ok(())
-}
-
-/// Accepts for ever; each connection is a task of its own.
-async fn accept(listener: &TcpListener, begin: impl Fn(TcpStream, SocketAddr)) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, from)) => begin(stream, SocketAddr::new(from.ip().to_canonical(), from.port())),
-            Err(error) => {
-                tracing::warn!(%error, "a connection can't be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }

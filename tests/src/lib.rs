@@ -6,8 +6,10 @@
 
 mod mesh;
 mod output;
+mod processes;
 mod programs;
 
 pub use mesh::{Mesh, MeshFile};
 pub use output::{DEADLINE, Output, wait_until};
+pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};

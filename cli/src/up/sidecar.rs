@@ -1,7 +1,9 @@
 //! A replica's sidecar: interception installed, a join token handed over,
-//! watched until it is ready, started again with a new token when it dies.
+//! watched, started again with a new token when it dies. One whose certificate
+//! has expired, since the control plane was away or the machine asleep, gets
+//! another token.
 //!
-//! Invariant: the token travels through a pipe, and nowhere else.
+//! Invariant: a token travels through a pipe, and nowhere else.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::output::{Output, Prefix};
 use super::plan::{Plan, Replica};
@@ -27,7 +30,13 @@ use crate::launcher::user_namespace::SIDECAR_UID;
 use crate::mesh_folder::write_private;
 use crate::sidecar_client;
 
+/// Between two looks until it is ready, and afterwards.
 const POLL: Duration = Duration::from_millis(50);
+const READY_POLL: Duration = Duration::from_secs(1);
+/// A line of /readyz that begins with this asks for another token.
+const WANTS_TOKEN: &str = "join-token:";
+/// From one token to the next: time to use it.
+const BETWEEN_TOKENS: Duration = Duration::from_secs(5);
 const INSTALL_PATIENCE: Duration = Duration::from_secs(15);
 
 /// One replica's sidecar.
@@ -65,7 +74,7 @@ impl Sidecar {
             };
             installed |= launched.is_ok();
             let trouble = match launched {
-                Ok(mut child) => match process::wait_or_stop(&mut child, stop(), self.announce()).await {
+                Ok((mut child, pipe)) => match process::wait_or_stop(&mut child, stop(), self.attend(pipe)).await {
                     Some(status) => format!(
                         "ended with {}",
                         status.map_or_else(|e| e.to_string(), process::describe)
@@ -115,10 +124,8 @@ impl Sidecar {
         Ok(())
     }
 
-    async fn launch(&self) -> anyhow::Result<Child> {
-        let token = Admin::new(&self.plan.admin_socket())
-            .create_token(&self.replica.spiffe_id)
-            .await?;
+    async fn launch(&self) -> anyhow::Result<(Child, Option<ChildStdin>)> {
+        let token = self.token().await?;
         let capabilities = vec!["CAP_NET_ADMIN".to_owned()];
         let privileges = if self.plan.root {
             Privileges::User {
@@ -133,39 +140,70 @@ impl Sidecar {
         let mut command = self.command(&["run"], privileges)?;
         command.stdin(Stdio::piped());
         let mut child = process::spawn(command, &self.output, &self.prefix())?;
-        if let Some(mut pipe) = child.stdin.take() {
-            let line = format!("{}\n", token.token);
-            // It may have died already: then its end says more than this.
-            let _ = pipe.write_all(line.as_bytes()).await;
-        }
-        Ok(child)
+        let mut pipe = child.stdin.take();
+        hand_over(&mut pipe, &token).await;
+        Ok((child, pipe))
     }
 
-    /// Tells when it is ready, and why it is not.
-    async fn announce(&self) {
+    async fn token(&self) -> anyhow::Result<String> {
+        let admin = Admin::new(&self.plan.admin_socket());
+        Ok(admin.create_token(&self.replica.spiffe_id).await?.token)
+    }
+
+    /// Tells when it is ready and why it is not, and hands over tokens, for as
+    /// long as it runs.
+    async fn attend(&self, mut pipe: Option<ChildStdin>) {
         let socket = self.replica.sidecar_socket(&self.plan.folder);
-        let name = self.replica.name.clone();
+        let mut ready = false;
         let mut last = String::new();
+        let mut next_token = Instant::now() + BETWEEN_TOKENS;
         loop {
             let reason = match sidecar_client::unready(&socket).await {
-                Ok(None) => break,
+                Ok(None) => String::new(),
                 Ok(Some(reason)) => format!("not ready: {reason}"),
                 Err(error) => error.to_string(),
             };
+            if reason.is_empty() && !ready {
+                ready = true;
+                self.announce().await;
+            }
+            if reason.contains(WANTS_TOKEN) && Instant::now() >= next_token {
+                next_token = Instant::now() + BETWEEN_TOKENS;
+                self.replace_token(&mut pipe).await;
+            }
             if reason != last {
                 last.clone_from(&reason);
-                self.tell(Event::Waits {
-                    name: format!("the sidecar of {name}"),
-                    reason,
-                })
-                .await;
+                self.tell_reason(reason).await;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(if ready { READY_POLL } else { POLL }).await;
         }
+    }
+
+    async fn replace_token(&self, pipe: &mut Option<ChildStdin>) {
+        let name = &self.replica.name;
+        let message = match self.token().await {
+            Ok(token) => {
+                hand_over(pipe, &token).await;
+                format!("the sidecar of {name} has no valid certificate: it gets a new join token")
+            }
+            Err(error) => format!("the sidecar of {name} needs a new join token: {error:#}"),
+        };
+        self.output.warn(&message).await;
+    }
+
+    async fn announce(&self) {
+        let name = self.replica.name.clone();
         let pid = std::fs::read_to_string(self.pid_file())
             .ok()
             .and_then(|text| text.trim().parse().ok());
         self.tell(Event::SidecarReady { name, pid }).await;
+    }
+
+    async fn tell_reason(&self, reason: String) {
+        if !reason.is_empty() {
+            let name = format!("the sidecar of {}", self.replica.name);
+            self.tell(Event::Waits { name, reason }).await;
+        }
     }
 
     fn command(&self, subcommand: &[&str], privileges: Privileges) -> anyhow::Result<std::process::Command> {
@@ -217,5 +255,12 @@ impl Sidecar {
 
     async fn tell(&self, event: Event) {
         let _ = self.events.send(event).await;
+    }
+}
+
+async fn hand_over(pipe: &mut Option<ChildStdin>, token: &str) {
+    if let Some(pipe) = pipe {
+        // It may have died already: then its end says more than this.
+        let _ = pipe.write_all(format!("{token}\n").as_bytes()).await;
     }
 }

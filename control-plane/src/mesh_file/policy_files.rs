@@ -56,6 +56,20 @@ pub fn load_policy_files(paths: &[PathBuf], context: Option<&MeshContext>) -> Re
     })
 }
 
+/// The files that [`load_policy_files`] would read, and folders that it can't
+/// look into: what is to be watched. A file that a link or a folder above it
+/// replaces keeps its name here.
+pub(crate) fn watched_files(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in paths {
+        match files_of_folder(path, &mut Vec::new()) {
+            Ok(found) => files.extend(found),
+            Err(_) => files.push(path.clone()),
+        }
+    }
+    files
+}
+
 /// All files that `paths` mean, each once.
 fn policy_files(paths: &[PathBuf], findings: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use crate::{Metrics, Readiness};
+use crate::{Metrics, Readiness, Trouble};
 
 /// More connections than this wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -134,6 +134,7 @@ where
     F: Future<Output = std::io::Result<IO>>,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut trouble = Trouble::default();
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
@@ -141,7 +142,9 @@ where
         let io = match accept().await {
             Ok(io) => io,
             Err(error) => {
-                tracing::warn!(%error, "a connection for the health pages can't be accepted");
+                if let Some(times) = trouble.note() {
+                    tracing::warn!(%error, times, "a connection for the health pages can't be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -11,11 +11,13 @@ mod metrics;
 mod process;
 mod readiness;
 mod shutdown;
+mod trouble;
 
 pub use clock::{Clock, ManualClock, SystemClock, sleep_until};
 pub use health::{Page, Pages, serve_pages};
 pub use logs::init_tracing;
 pub use metrics::{Metrics, MetricsError};
-pub use process::prepare_process;
+pub use process::{is_near_descriptor_limit, prepare_process};
 pub use readiness::{Blocker, Readiness};
 pub use shutdown::Shutdown;
+pub use trouble::Trouble;

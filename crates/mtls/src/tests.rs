@@ -311,6 +311,61 @@ fn a_bad_certificate_never_replaces_a_good_one() {
     assert_eq!(credentials.publish(&svid, &good.1, authority.bundle()).unwrap(), 2);
 }
 
+/// Material that does not fit: what is wrong, a certificate with its key, and
+/// the bundle that comes with it.
+fn unfit(authority: &Authority, good: &Leaf) -> Vec<(&'static str, Leaf, Bundle)> {
+    let second = Duration::from_secs(1);
+    let expired = authority.leaf_with(WEB, |params| params.not_after = (noon() - second).into());
+    let early = authority.leaf_with(WEB, |params| params.not_before = (noon() + second).into());
+    let elsewhere = Authority::new("elsewhere");
+    let other_domain = Bundle::new(domain("other.example"), vec![authority.certificate.clone()]).unwrap();
+    let mixed = (good.0.clone(), authority.leaf(WEB).1);
+    vec![
+        ("expired", expired, authority.bundle()),
+        ("not-yet-valid", early, authority.bundle()),
+        (
+            "unknown-trust-domain",
+            authority.leaf("spiffe://other.example/web"),
+            authority.bundle(),
+        ),
+        ("unknown-trust-domain", authority.leaf(WEB), other_domain),
+        ("untrusted-issuer", elsewhere.leaf(WEB), authority.bundle()),
+        ("untrusted-issuer", authority.leaf(WEB), elsewhere.bundle()),
+        ("the key of another certificate", mixed, authority.bundle()),
+    ]
+}
+
+#[tokio::test]
+async fn material_that_does_not_fit_leaves_a_working_identity_in_force() {
+    let authority = Authority::new("root");
+    let good = authority.leaf(WEB);
+    let web = credentials(&good, authority.bundle());
+    let changes = web.changes();
+    for (wrong, leaf, bundle) in unfit(&authority, &good) {
+        let svid = Svid::from_chain(leaf.0).unwrap();
+        let error = web.publish(&svid, &leaf.1, bundle).unwrap_err();
+        match error {
+            PublishError::Verify(error) => assert_eq!(error.label(), wrong),
+            PublishError::Tls(_) => assert_eq!(wrong, "the key of another certificate"),
+            PublishError::NoIdentity => panic!("{wrong}"),
+        }
+    }
+    // A bundle that no longer vouches for our own certificate.
+    let elsewhere = Authority::new("elsewhere").bundle();
+    let other_domain = Bundle::new(domain("other.example"), vec![authority.certificate.clone()]).unwrap();
+    for bundle in [elsewhere, other_domain] {
+        assert!(matches!(web.publish_bundle(bundle), Err(PublishError::Verify(_))));
+    }
+    assert!(!changes.has_changed().unwrap());
+    let generation = web.current().unwrap();
+    assert_eq!((generation.number(), generation.svid().chain()), (1, &good.0[..]));
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let (client, server) = shake(&generation, &orders, ORDERS).await;
+    assert!(client.is_ok() && server.is_ok());
+}
+
 #[test]
 fn an_expired_root_vouches_for_nobody() {
     let root = Authority::with("root", |params| {

@@ -3,6 +3,7 @@
 //!
 //! Invariants: whoever drops an app's connection before both directions have
 //! ended resets it, since an app must not take a cut for the end of its data.
+//! That holds for a process that is killed, too.
 //! Must not know: frames, streams, policies.
 
 use std::io;
@@ -38,6 +39,10 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
 
     /// As [`Transport::failure`].
     fn failure(&self) -> Option<io::Error>;
+
+    /// While this is on, the system resets the connection when the process is
+    /// killed; off, closing it delivers what was written (linger on TCP).
+    fn guard(&mut self, _on: bool) {}
 }
 
 impl AppStream for TcpStream {
@@ -50,16 +55,31 @@ impl AppStream for TcpStream {
     fn failure(&self) -> Option<io::Error> {
         self.take_error().unwrap_or_else(Some)
     }
+
+    #[allow(
+        deprecated,
+        reason = "what blocks is a time to linger: without one a close never does"
+    )]
+    fn guard(&mut self, on: bool) {
+        let _ = if on {
+            self.set_zero_linger()
+        } else {
+            self.set_linger(None)
+        };
+    }
 }
 
-/// An app's connection that is reset on drop, unless it was released.
+/// An app's connection that is reset on drop, unless it was released. The
+/// kernel is told so at once: it closes the connection when we are killed, and
+/// by itself would tell the app that its data has ended.
 #[derive(Debug)]
 pub(crate) struct Leg<A: AppStream> {
     app: Option<A>,
 }
 
 impl<A: AppStream> Leg<A> {
-    pub(crate) fn new(app: A) -> Self {
+    pub(crate) fn new(mut app: A) -> Self {
+        app.guard(true);
         Self { app: Some(app) }
     }
 
@@ -83,7 +103,9 @@ impl<A: AppStream> Leg<A> {
 
     /// Both directions have ended: the drop is an ordinary close.
     pub(crate) fn release(mut self) {
-        self.app = None;
+        if let Some(mut app) = self.app.take() {
+            app.guard(false);
+        }
     }
 }
 

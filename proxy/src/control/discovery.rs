@@ -208,3 +208,7 @@ fn kind(resource: Option<&Resource>) -> &'static str {
 fn request(message: Message) -> SubscribeRequest {
     SubscribeRequest { message: Some(message) }
 }
+
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod tests;

@@ -62,6 +62,19 @@ impl From<tonic::Status> for ObtainError {
     }
 }
 
+impl ObtainError {
+    /// Whether nothing but another join token can help, once there is no
+    /// certificate to renew.
+    fn wants_token(&self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Token(_) => true,
+            Self::Refused(code, _) => matches!(code, Code::PermissionDenied | Code::Unauthenticated),
+            _ => false,
+        }
+    }
+}
+
 /// A fresh key, and the request that asks for an ID with it. Kept until it is
 /// answered: a lost answer is asked for again with the same key.
 struct KeyRequest {
@@ -91,6 +104,8 @@ pub(crate) struct IdentityKeeper {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
     pub(crate) blocker: Blocker,
+    /// Blocks while only a new join token helps: whoever started us looks for it.
+    pub(crate) token_blocker: Blocker,
 }
 
 impl IdentityKeeper {
@@ -98,13 +113,15 @@ impl IdentityKeeper {
     pub(crate) async fn keep(self) {
         let mut request = None;
         let mut failures = 0;
+        self.token_blocker.clear();
         loop {
-            match self.obtain(&mut request).await {
+            match self.while_valid(self.obtain(&mut request)).await {
                 Ok(not_after) => {
                     failures = 0;
                     request = None;
                     self.connections.telemetry().renewed("ok");
                     self.blocker.clear();
+                    self.token_blocker.clear();
                     let renew = renew_at(self.clock.now(), not_after, fastrand::f64());
                     sleep_until(&self.clock, renew).await;
                 }
@@ -115,6 +132,21 @@ impl IdentityKeeper {
                 }
             }
         }
+    }
+
+    /// A try may outlast the certificate: then it is time to say so.
+    async fn while_valid<T>(&self, attempt: impl Future<Output = T>) -> T {
+        let mut attempt = std::pin::pin!(attempt);
+        if let Some(current) = self.credentials.valid() {
+            tokio::select! {
+                biased;
+                done = &mut attempt => return done,
+                () = sleep_until(&self.clock, current.svid().not_after()) => {}
+            }
+            self.blocker
+                .block("the certificate has expired, and the control plane has not answered yet");
+        }
+        attempt.await
     }
 
     /// Says what is wrong, and waits; goes on with what it has until that expires.
@@ -129,12 +161,19 @@ impl IdentityKeeper {
         );
         let pause = pause_after(failures, left, fastrand::f64());
         if left.is_zero() {
+            match error.wants_token() {
+                true => self.token_blocker.block("a new one is needed"),
+                false => self.token_blocker.clear(),
+            }
             self.blocker.block(reason);
         } else if left <= pause {
             self.blocker
                 .block(format!("the certificate is about to expire: {reason}"));
         }
-        sleep_until(&self.clock, self.clock.now() + pause).await;
+        tokio::select! {
+            () = sleep_until(&self.clock, self.clock.now() + pause) => {}
+            () = self.token.replaced() => {}
+        }
     }
 
     fn with_remedy(&self, error: &ObtainError) -> String {
@@ -159,6 +198,7 @@ impl IdentityKeeper {
 
     /// One try. Returns when the new certificate ends.
     async fn obtain(&self, request: &mut Option<KeyRequest>) -> Result<SystemTime, ObtainError> {
+        let mut spent = None;
         let (response, key) = match self.credentials.valid().zip(self.credentials.control_client()) {
             Some((current, client)) => {
                 let request = request_for(request, current.svid().id())?;
@@ -167,10 +207,16 @@ impl IdentityKeeper {
             None => {
                 let token = self.token.read()?;
                 let request = request_for(request, &token.id)?;
-                (self.attest(token.text, request.csr.clone()).await?, request)
+                let response = self.attest(token.text.clone(), request.csr.clone()).await?;
+                spent = Some(token.text);
+                (response, request)
             }
         };
-        self.publish(response, key)
+        let not_after = self.publish(response, key)?;
+        if let Some(token) = spent {
+            self.token.spend(token);
+        }
+        Ok(not_after)
     }
 
     async fn renew(&self, client: ControlClient, csr: Vec<u8>) -> Result<IssueResponse, ObtainError> {
