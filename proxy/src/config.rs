@@ -16,6 +16,12 @@ const DEFAULT_HEALTH_PORT: u16 = 15020;
 pub const PROXY_UID: u32 = 1337;
 /// The mark on the sidecar's own packets: "WW" and a number.
 pub const PROXY_MARK: u32 = 0x5757_0001;
+/// The mark on what goes to the app from its caller's address, and on the
+/// app's answers. Neither this nor [`LOCAL_MARK`] lets anything leave the
+/// namespace: an accepted socket has its caller's mark, and is the app's.
+pub const APP_MARK: u32 = 0x5757_0002;
+/// The mark on what goes to the app from an address of this namespace.
+pub const LOCAL_MARK: u32 = 0x5757_0003;
 
 /// Why a configuration can't be used.
 #[derive(Debug, Error)]
@@ -166,6 +172,31 @@ pub struct Interception {
     /// Remote addresses that are reached directly.
     #[serde(default)]
     pub exclude_outbound_ranges: Vec<IpNet>,
+    /// Where the app sees calls come from; by default what `loop_protection`
+    /// can have.
+    pub dial_from: Option<DialFrom>,
+}
+
+impl Interception {
+    /// Where the app sees calls come from.
+    pub fn dial_from(&self) -> DialFrom {
+        self.dial_from.unwrap_or(match self.loop_protection {
+            LoopProtection::Mark => DialFrom::Client,
+            LoopProtection::Uid => DialFrom::Reserved,
+        })
+    }
+}
+
+/// Where the app sees calls come from (docs/decisions/0007-dialling-the-app.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DialFrom {
+    /// The caller's address, as without us: needs CAP_NET_ADMIN at run time.
+    Client,
+    /// Addresses that nobody has: neither loopback nor the workload's own.
+    Reserved,
+    /// The workload's own address.
+    Own,
 }
 
 /// Which of a network namespace's connections are captured.
@@ -290,6 +321,17 @@ mod tests {
     }
 
     #[test]
+    fn the_app_is_dialled_from_where_the_right_is_there() {
+        let dial_from = |keys: &str| {
+            let text = format!("{SMALLEST}interception: {{{keys}}}\n");
+            Config::parse("proxy.yaml", &text).unwrap().interception.dial_from()
+        };
+        assert_eq!(dial_from(""), DialFrom::Reserved);
+        assert_eq!(dial_from("loopProtection: mark"), DialFrom::Client);
+        assert_eq!(dial_from("loopProtection: mark, dialFrom: own"), DialFrom::Own);
+    }
+
+    #[test]
     fn the_example_in_deploy_is_valid() {
         let text = include_str!("../../deploy/proxy.yaml");
         Config::parse("deploy/proxy.yaml", text).unwrap();
@@ -303,6 +345,7 @@ mod tests {
             ("workers: many\n", "proxy.yaml:3:10: "),
             ("role: agent\n", "proxy.yaml: role: agent is not supported"),
             ("interception: {excludeOutboundRanges: [10/99]}\n", "proxy.yaml:3:"),
+            ("interception: {dialFrom: 127.0.0.6}\n", "proxy.yaml:3:"),
         ];
         for (line, expected) in table {
             let error = Config::parse("proxy.yaml", &format!("{SMALLEST}{line}"))

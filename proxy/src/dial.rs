@@ -2,14 +2,17 @@
 //! that interception does not send them back to us.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::config::{LoopProtection, PROXY_MARK};
+use crate::config::{APP_MARK, DialFrom, Interception, LOCAL_MARK, LoopProtection, PROXY_MARK};
+use crate::intercept::way_back;
 
 /// For a TCP connection to be made (docs/wire.md).
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -30,40 +33,217 @@ pub(crate) fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// How to dial without being captured.
+/// For the trial at start, which goes by loopback.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(3);
+/// Whom the trial pretends to be called by: RFC 5737 and RFC 3849, for
+/// documentation.
+const TRIAL_CALLERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// How to dial without being captured, and where the app sees calls come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialler {
     loop_protection: LoopProtection,
+    /// For IPv4 and IPv6: what was seen to work.
+    dial_from: [DialFrom; 2],
 }
 
 impl Dialler {
-    pub(crate) fn new(loop_protection: LoopProtection) -> Self {
-        Self { loop_protection }
+    /// Tries what the configuration asks for. What nobody asked for by name
+    /// and can't be had is replaced by the own address, and the log says so.
+    ///
+    /// # Errors
+    /// When packets can't be marked, or what was asked for by name can't be had.
+    pub(crate) async fn new(config: &Interception) -> anyhow::Result<Self> {
+        let mut dialler = Self {
+            loop_protection: config.loop_protection,
+            dial_from: [DialFrom::Own; 2],
+        };
+        dialler
+            .socket(([127, 0, 0, 1], 0).into())
+            .context("interception.loopProtection: mark needs CAP_NET_ADMIN to mark packets")?;
+        let wanted = config.dial_from();
+        for (found, caller) in dialler.dial_from.iter_mut().zip(TRIAL_CALLERS) {
+            match dialler_for(config, wanted).try_as(wanted, caller).await {
+                Ok(()) => *found = wanted,
+                Err(problem) => {
+                    let family = if caller.is_ipv4() { "IPv4" } else { "IPv6" };
+                    ensure!(
+                        config.dial_from.is_none(),
+                        "interception.dialFrom: {wanted:?} can't be had for {family}: {problem}"
+                    );
+                    tracing::warn!(
+                        %family, %problem,
+                        "the app is dialled from the workload's own address: it sees calls as coming from there, and \
+                         takes about 470 short connections per second to one port"
+                    );
+                }
+            }
+        }
+        Ok(dialler)
     }
 
-    /// Whether this process may mark its packets, where it must.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        self.socket(([127, 0, 0, 1], 0).into()).map(|_| ())
+    /// Marks its packets, and dials from the own address.
+    #[cfg(test)]
+    pub(crate) fn without_trial() -> Self {
+        Self {
+            loop_protection: LoopProtection::Mark,
+            dial_from: [DialFrom::Own; 2],
+        }
     }
 
     /// Connects within the deadline, without Nagle's delay.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let stream = timeout(CONNECT_DEADLINE, self.socket(to)?.connect(to))
-            .await
-            .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))??;
-        watch_peer(&stream)?;
-        Ok(stream)
+        connect(self.socket(to)?, to).await
+    }
+
+    /// Connects to the app for a caller, whose address must be that of the
+    /// connection which it made, never one that it told.
+    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
+        let [ipv4, ipv6] = self.dial_from;
+        let from = if to.is_ipv4() { ipv4 } else { ipv6 };
+        let socket = match from {
+            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller)?,
+            DialFrom::Reserved => self.socket_of_reserved(to)?,
+            DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
+        };
+        connect(socket, to).await
+    }
+
+    /// Connects to the app for itself: from the own address, as it would.
+    pub(crate) async fn connect_self(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        connect(self.local_socket(to)?, to).await
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = if to.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
+        let socket = new_socket(to)?;
         if self.loop_protection == LoopProtection::Mark {
             SockRef::from(&socket).set_mark(PROXY_MARK)?;
         }
         Ok(socket)
+    }
+
+    /// The app's accepted socket may get the mark of ours, so it is one that
+    /// lets nothing leave.
+    fn local_socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = new_socket(to)?;
+        if self.loop_protection == LoopProtection::Mark {
+            SockRef::from(&socket).set_mark(LOCAL_MARK)?;
+        }
+        Ok(socket)
+    }
+
+    fn socket_of_caller(&self, caller: IpAddr) -> io::Result<TcpSocket> {
+        let from = SocketAddr::new(caller, 0);
+        let socket = new_socket(from)?;
+        let options = SockRef::from(&socket);
+        options.set_mark(APP_MARK)?;
+        match caller {
+            IpAddr::V4(_) => options.set_ip_transparent_v4(true)?,
+            IpAddr::V6(_) => options.set_ip_transparent_v6(true)?,
+        }
+        bind(socket, from)
+    }
+
+    fn socket_of_reserved(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = self.local_socket(to)?;
+        let from = way_back::reserved(to.is_ipv6());
+        if from.is_ipv6() {
+            // IPv4 takes any address of a local route; IPv6 those of interfaces.
+            SockRef::from(&socket).set_freebind_v6(true)?;
+        }
+        bind(socket, SocketAddr::new(from, 0))
+    }
+
+    /// Calls itself by loopback as it would call the app, and must be answered.
+    async fn try_as(&self, from: DialFrom, caller: IpAddr) -> Result<(), String> {
+        let loopback: IpAddr = match caller {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let Ok(listener) = TcpListener::bind((loopback, 0)).await else {
+            // A machine without IPv6: nothing comes by it.
+            return Ok(());
+        };
+        way_back::check_settings(from, caller.is_ipv6())?;
+        let to = listener.local_addr().map_err(|error| error.to_string())?;
+        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("answers do not come back; `watchword-proxy intercept install` makes their way".to_owned()),
+        }
+    }
+}
+
+fn dialler_for(config: &Interception, from: DialFrom) -> Dialler {
+    Dialler {
+        loop_protection: config.loop_protection,
+        dial_from: [from; 2],
+    }
+}
+
+/// Whether the app may see this as its peer. What is local to a machine gets
+/// trust from many apps, and a link-local address means nothing without its link.
+fn may_be_shown(caller: IpAddr, to: SocketAddr) -> bool {
+    let special = match caller {
+        IpAddr::V4(caller) => caller.is_broadcast(),
+        IpAddr::V6(caller) => caller.is_unicast_link_local() || caller.to_ipv4_mapped().is_some(),
+    };
+    caller.is_ipv4() == to.is_ipv4()
+        && !(special || caller.is_loopback() || caller.is_unspecified() || caller.is_multicast())
+}
+
+fn new_socket(family_of: SocketAddr) -> io::Result<TcpSocket> {
+    if family_of.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+}
+
+/// To an address, leaving the port to connect(), which then needs it to be
+/// free towards one destination only.
+fn bind(socket: TcpSocket, from: SocketAddr) -> io::Result<TcpSocket> {
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    socket.bind(from)?;
+    Ok(socket)
+}
+
+async fn connect(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT_DEADLINE, socket.connect(to))
+        .await
+        .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))??;
+    watch_peer(&stream)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_never_shown_a_caller_that_it_might_take_for_itself() {
+        let table = [
+            ("10.87.0.4", "10.87.0.2:80", true),
+            ("fd87::4", "[fd87::2]:80", true),
+            ("127.0.0.1", "10.87.0.2:80", false),
+            ("127.9.9.9", "10.87.0.2:80", false),
+            ("0.0.0.0", "10.87.0.2:80", false),
+            ("224.0.0.1", "10.87.0.2:80", false),
+            ("255.255.255.255", "10.87.0.2:80", false),
+            ("::1", "[fd87::2]:80", false),
+            ("::", "[fd87::2]:80", false),
+            ("ff02::1", "[fd87::2]:80", false),
+            ("fe80::1", "[fd87::2]:80", false),
+            ("::ffff:127.0.0.1", "[fd87::2]:80", false),
+            ("fd87::4", "10.87.0.2:80", false),
+            ("10.87.0.4", "[fd87::2]:80", false),
+        ];
+        for (caller, to, expected) in table {
+            let (caller, to) = (caller.parse().unwrap(), to.parse().unwrap());
+            assert_eq!(may_be_shown(caller, to), expected, "{caller} to {to}");
+        }
     }
 }

@@ -192,7 +192,7 @@ impl Caller<'_> {
             }
         };
         let cut = || question.cut_when_denied(self.mesh, changes.clone());
-        let (opening, app) = match opening.dial(self.mesh.dialler.connect(self.dialled), cut()).await {
+        let (opening, app) = match opening.dial(self.dial_app(), cut()).await {
             Dialled::Done(opening, app) => (opening, app),
             Dialled::Reset { reason, tunnel } => {
                 connection.end(&Ended::failed("peer-reset", Why::label_of(reason)));
@@ -219,6 +219,10 @@ impl Caller<'_> {
                 opening.refuse(errno(&error)).await
             }
         }
+    }
+
+    async fn dial_app(&self) -> std::io::Result<TcpStream> {
+        self.mesh.dialler.connect_app(self.dialled, self.from.ip()).await
     }
 
     /// A rule without ports means the ports that the service declares, not
@@ -308,7 +312,7 @@ async fn carry_to_self(
             return Ended::denied(&refusal);
         }
     };
-    let mut app = match mesh.dialler.connect(dialled).await {
+    let mut app = match mesh.dialler.connect_self(dialled).await {
         Ok(app) => app,
         Err(error) => {
             caller.abort();

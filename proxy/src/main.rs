@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use watchword_proxy::config::{Config, Interception, Scope};
-use watchword_proxy::intercept::{install, nft, rules};
+use watchword_proxy::intercept::{install, nft, rules, way_back};
 use watchword_proxy::run;
 
 /// The sidecar of the Watchword service mesh.
@@ -42,9 +42,10 @@ enum Command {
 enum Action {
     /// Puts the rules in force, in one transaction, in place of older ones.
     Install(Rules),
-    /// Removes the rules, whether they are there or not.
+    /// Removes the rules, whether they are there or not. Kernel settings stay.
     Remove,
-    /// Prints the rules as `nft -f` takes them.
+    /// Prints the rules as `nft -f` takes them; what else is done stands there
+    /// as comments.
     Print(Rules),
 }
 
@@ -62,11 +63,15 @@ fn main() -> ExitCode {
     match act(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error is where people and supervisors look.
-            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("watchword-proxy: {error:#}\n"));
+            say(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Standard error is where people and supervisors look.
+fn say(text: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("watchword-proxy: {text}\n"));
 }
 
 fn act(command: Command) -> Result<()> {
@@ -77,31 +82,46 @@ fn act(command: Command) -> Result<()> {
             run::run(config)
         }
         Command::Check { config } => Config::load(&config).map(|_| ()).map_err(Into::into),
-        Command::Intercept {
-            action: Action::Install(rules),
-        } => install::install(&chains(&rules)?).context("nothing was changed"),
-        Command::Intercept { action: Action::Remove } => Ok(install::remove()?),
-        Command::Intercept {
-            action: Action::Print(rules),
-        } => {
-            std::io::Write::write_all(&mut std::io::stdout(), nft::replace(&chains(&rules)?).as_bytes())?;
+        Command::Intercept { action } => intercept(action),
+    }
+}
+
+fn intercept(action: Action) -> Result<()> {
+    match action {
+        Action::Install(arguments) => {
+            let interception = interception(&arguments)?;
+            install::install(&rules::whole_namespace(&interception)).context("nothing was changed")?;
+            // The sidecar works without, and says at start what that means.
+            if let Err(error) = way_back::install(interception.dial_from()) {
+                say(&format!("the app's answers have no way back to the sidecar: {error}"));
+            }
+            Ok(())
+        }
+        Action::Remove => {
+            install::remove()?;
+            Ok(way_back::remove()?)
+        }
+        Action::Print(arguments) => {
+            let interception = interception(&arguments)?;
+            let script = nft::replace(&rules::whole_namespace(&interception));
+            let text = format!("{}{script}", way_back::print(interception.dial_from()));
+            std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
             Ok(())
         }
     }
 }
 
-fn chains(arguments: &Rules) -> Result<Vec<rules::Chain>> {
+fn interception(arguments: &Rules) -> Result<Interception> {
     let config = Config::load(&arguments.config)?;
-    let interception = match (config.interception.scope, arguments.all) {
-        (_, true) => without_ssh(config.interception),
-        (Some(Scope::Namespace), false) => config.interception,
+    match (config.interception.scope, arguments.all) {
+        (_, true) => Ok(without_ssh(config.interception)),
+        (Some(Scope::Namespace), false) => Ok(config.interception),
         (None, false) => bail!(
             "capturing declared ports only is not supported by this version yet: use --all on a plain host \
              (all TCP but port 22), or `interception: {{scope: namespace}}` where the network namespace is the \
              workload's alone"
         ),
-    };
-    Ok(rules::whole_namespace(&interception))
+    }
 }
 
 /// A mistake must not lock out who could mend it.

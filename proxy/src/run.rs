@@ -48,7 +48,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         credentials: Credentials::new(Now::new(move || now.now())),
         snapshots: Arc::new(Snapshots::new()),
         connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
-        dialler: dialler(&config)?,
+        dialler: dialler(&config).await?,
         clock,
         handshakes: Arc::default(),
         tunnels: Tunnels::default(),
@@ -76,25 +76,16 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     Ok(())
 }
 
-fn dialler(config: &Config) -> Result<Dialler> {
-    let loop_protection = config.interception.loop_protection;
-    let dialler = Dialler::new(loop_protection);
-    match loop_protection {
-        LoopProtection::Mark => {
-            dialler
-                .check()
-                .context("interception.loopProtection: mark needs CAP_NET_ADMIN to mark packets")?;
-        }
-        LoopProtection::Uid => {
-            let uid = nix::unistd::geteuid();
-            anyhow::ensure!(
-                uid.as_raw() == PROXY_UID,
-                "interception.loopProtection: uid needs the proxy to run as uid {PROXY_UID}, but it runs as {uid}; \
-                 start it with that uid, or use loopProtection: mark"
-            );
-        }
+async fn dialler(config: &Config) -> Result<Dialler> {
+    if config.interception.loop_protection == LoopProtection::Uid {
+        let uid = nix::unistd::geteuid();
+        anyhow::ensure!(
+            uid.as_raw() == PROXY_UID,
+            "interception.loopProtection: uid needs the proxy to run as uid {PROXY_UID}, but it runs as {uid}; \
+             start it with that uid, or use loopProtection: mark"
+        );
     }
-    Ok(dialler)
+    Dialler::new(&config.interception).await
 }
 
 async fn serve_admin(

@@ -7,7 +7,7 @@ use watchword_mtls::Now;
 use watchword_proto::control::{Bundle, Directory, PolicySet};
 
 use super::*;
-use crate::config::{ControlAddress, LoopProtection};
+use crate::config::ControlAddress;
 use crate::dial::Dialler;
 
 /// A follower that has heard nothing yet.
@@ -26,7 +26,7 @@ impl Fixture {
             control_plane: ControlPlane::new(
                 ControlAddress::Unix(PathBuf::from("nowhere")),
                 SpiffeId::new("spiffe://example.org/watchword/control-plane").unwrap(),
-                Dialler::new(LoopProtection::Mark),
+                Dialler::without_trial(),
             ),
             credentials: Credentials::new(Now::new(move || now.now())),
             snapshots: Arc::new(Snapshots::new()),

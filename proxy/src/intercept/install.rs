@@ -26,6 +26,25 @@ pub enum InstallError {
     /// It refused the rules.
     #[error("nft refused the rules (are CAP_NET_ADMIN and the kernel's nf_tables there?): {0}")]
     Refused(String),
+    /// The command is not there.
+    #[error("the `ip` command is missing: install it with `apt-get install iproute2` (or your system's package)")]
+    NoIp,
+    /// It refused a rule or route.
+    #[error("`ip {family}` refused rules and routes (is CAP_NET_ADMIN there?): {said}")]
+    Routes {
+        /// -4 or -6.
+        family: &'static str,
+        /// Its word for it.
+        said: String,
+    },
+    /// A kernel setting can't be written.
+    #[error("{file} can't be set to 1 (in a container /proc/sys is often read-only): {problem}")]
+    Setting {
+        /// Below /proc/sys.
+        file: &'static str,
+        /// The system's word for it.
+        problem: std::io::Error,
+    },
 }
 
 /// Puts these chains in the place of those that were there, in one transaction.
@@ -45,35 +64,38 @@ pub fn remove() -> Result<(), InstallError> {
 }
 
 fn run(script: &str) -> Result<(), InstallError> {
-    let command = find_nft().ok_or(InstallError::NoNft)?;
+    let command = find("nft").ok_or(InstallError::NoNft)?;
+    feed(&command, &["-f", "-"], script)?.map_err(InstallError::Refused)
+}
+
+/// Gives `input` to a command; the inner error is what the command complains of.
+pub(super) fn feed(command: &Path, arguments: &[&str], input: &str) -> Result<Result<(), String>, InstallError> {
     let failed = |problem| InstallError::Run {
-        command: command.clone(),
+        command: command.to_owned(),
         problem,
     };
-    let mut child = Command::new(&command)
-        .args(["-f", "-"])
+    let mut child = Command::new(command)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(failed)?;
+        stdin.write_all(input.as_bytes()).map_err(failed)?;
     }
     let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(InstallError::Refused(
-        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    ))
+    Ok(match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    })
 }
 
 /// An ordinary user's PATH often lacks the sbin folders.
-fn find_nft() -> Option<PathBuf> {
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|folder: PathBuf| folder.join("nft"))
+        .map(|folder: PathBuf| folder.join(program))
         .find(|candidate: &PathBuf| Path::is_file(candidate))
 }

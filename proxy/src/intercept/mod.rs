@@ -2,13 +2,15 @@
 //! going, and where that was.
 //!
 //! The rules are data ([`rules`]), rendered for nftables ([`nft`]) and put in
-//! force in one transaction ([`install`]). [`original`] asks the kernel where a
+//! force in one transaction ([`install`]). [`way_back`] is how the app's answers
+//! reach the sidecar where it dials from a caller's address. [`original`] asks the kernel where a
 //! connection was going.
 
 pub mod install;
 pub mod nft;
 pub mod original;
 pub mod rules;
+pub mod way_back;
 
 /// Where captured outbound connections arrive, on loopback.
 pub const OUTBOUND_PORT: u16 = 15001;

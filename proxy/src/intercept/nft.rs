@@ -30,6 +30,7 @@ fn render_chain(script: &mut String, chain: &Chain) {
         Hook::NatOutput => "type nat hook output priority -100",
         Hook::NatPrerouting => "type nat hook prerouting priority -100",
         Hook::FilterOutput => "type filter hook output priority 0",
+        Hook::RawOutput => "type filter hook output priority -300",
     };
     let _ = writeln!(script, "    chain {} {{\n        {hook}; policy accept;", chain.name);
     for rule in &chain.rules {
@@ -43,6 +44,7 @@ fn render_rule(rule: &Rule) -> String {
         Verdict::Return => "return".to_owned(),
         Verdict::Redirect(port) => format!("redirect to :{port}"),
         Verdict::Reject => "reject with icmpx port-unreachable".to_owned(),
+        Verdict::Untracked => "notrack".to_owned(),
     };
     let mut words: Vec<String> = rule.matches.iter().map(render_match).collect();
     words.push(format!("counter {verdict} comment \"{}\"", rule.comment));
@@ -90,6 +92,7 @@ table inet watchword {
     chain outbound {
         type nat hook output priority -100; policy accept;
         meta mark 0x57570001 counter return comment "the sidecar's own"
+        meta mark 0x57570003 oif lo counter return comment "the sidecar's to the app"
         ip daddr 127.0.0.0/8 counter return comment "within the workload"
         ip6 daddr ::1/128 counter return comment "within the workload"
         tcp dport { 443, 8443 } counter return comment "excluded by configuration"
@@ -114,6 +117,10 @@ table inet watchword {
         ip daddr 10.9.0.0/16 counter return comment "excluded by configuration"
         ip6 daddr fd09::/32 counter return comment "excluded by configuration"
         counter reject with icmpx port-unreachable comment "other protocols do not leave"
+    }
+    chain to_the_app {
+        type filter hook output priority -300; policy accept;
+        meta mark 0x57570002 oif lo counter notrack comment "the sidecar's to the app, and the answers"
     }
 }
 "#;

@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 
 use super::{CANARY_PORT, HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT};
-use crate::config::{Interception, LoopProtection, PROXY_MARK, PROXY_UID};
+use crate::config::{APP_MARK, DialFrom, Interception, LOCAL_MARK, LoopProtection, PROXY_MARK, PROXY_UID};
 
 /// Where in a packet's way a chain looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Hook {
     NatPrerouting,
     /// What this namespace sends may be refused.
     FilterOutput,
+    /// What this namespace sends, before connections are tracked.
+    RawOutput,
 }
 
 /// What a rule looks at.
@@ -51,6 +53,8 @@ pub enum Verdict {
     Redirect(u16),
     /// Refused with an ICMP error, so that the sender notices at once.
     Reject,
+    /// Not tracked, and so never redirected.
+    Untracked,
 }
 
 /// All matches must hold.
@@ -87,7 +91,26 @@ fn rule(matches: Vec<Match>, verdict: Verdict, comment: &'static str) -> Rule {
 /// IPv4 and IPv6 alike: a chain that knows one family only would let the other
 /// pass in plaintext.
 pub fn whole_namespace(config: &Interception) -> Vec<Chain> {
-    vec![outbound(config), inbound(config), other_protocols(config)]
+    let mut chains = vec![outbound(config), inbound(config), other_protocols(config)];
+    if config.dial_from() == DialFrom::Client {
+        chains.push(to_the_app());
+    }
+    chains
+}
+
+/// The sidecar's call to the app may have the very addresses and ports of the
+/// caller's tunnel, which tracking would take it for. Only by loopback: a mark
+/// on a socket of the app must not let it leave.
+fn to_the_app() -> Chain {
+    Chain {
+        name: "to_the_app",
+        hook: Hook::RawOutput,
+        rules: vec![rule(
+            vec![Match::Mark(APP_MARK), Match::ToLoopback],
+            Verdict::Untracked,
+            "the sidecar's to the app, and the answers",
+        )],
+    }
 }
 
 fn own(config: &Interception) -> Match {
@@ -107,6 +130,10 @@ fn loopback_ranges() -> [Match; 2] {
 
 fn outbound(config: &Interception) -> Chain {
     let mut rules = vec![rule(vec![own(config)], Verdict::Return, "the sidecar's own")];
+    if config.loop_protection == LoopProtection::Mark {
+        let to_the_app = vec![Match::Mark(LOCAL_MARK), Match::ToLoopback];
+        rules.push(rule(to_the_app, Verdict::Return, "the sidecar's to the app"));
+    }
     // By address, not by interface: a call to this namespace's own address
     // leaves by loopback too, and policies hold for it.
     let loopback = loopback_ranges().map(|range| rule(vec![range], Verdict::Return, "within the workload"));

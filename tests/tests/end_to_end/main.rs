@@ -9,6 +9,7 @@ mod bad_input;
 mod calls;
 mod certificates;
 mod command_line;
+mod dialling;
 mod failures;
 mod leftovers;
 mod load;

@@ -122,7 +122,7 @@ ip link set v0 up; ip link set v1 up
 ip address add 10.87.0.4/16 dev v0
 "$bin" intercept install --config "$config"
 trap 'kill "$sidecar" "$app"' EXIT
-setpriv --reuid 1337 --regid 1337 --clear-groups "$bin" run --config "$config" &
+setpriv --reuid 1337 --regid 1337 --clear-groups "$bin" run --config "$config" 2>"$config.log" &
 sidecar=$!
 python3 "$server" 8080 web &
 app=$!
@@ -133,9 +133,11 @@ for attempt in $(seq 200); do
     sleep 0.1
 done
 echo "ANSWER $(curl --silent --show-error --fail --max-time 10 http://10.87.0.4:8080/by-uid)"
+echo "RESERVED: $(ip route show table local | grep -c 192.0.2.0/24)"
+echo "NOT RESERVED: $(grep "own address" "$config.log" || grep "sidecar started" "$config.log" | wc -l)"
 "$bin" intercept remove
 "$bin" intercept remove
-echo "RULES LEFT: $(nft list ruleset)"
+echo "RULES LEFT: $(nft list ruleset)$(ip route show table local | grep 192.0.2)$(ip -6 route show table local | grep 100::)"
 "#;
 
 #[test]
@@ -186,5 +188,7 @@ fn a_sidecar_that_is_told_by_its_uid_reaches_the_app_and_rules_go_when_removed()
         .args([&copied, &config, &server]);
     let printed = watchword_tests::run(&mut command).unwrap();
     assert!(printed.contains("ANSWER hello from web /by-uid"), "{printed}");
+    // It has no capability, and dials from reserved addresses nevertheless.
+    assert!(printed.contains("\nRESERVED: 1\nNOT RESERVED: 1\n"), "{printed}");
     assert!(printed.trim_end().ends_with("RULES LEFT:"), "{printed}");
 }
