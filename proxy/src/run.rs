@@ -17,6 +17,8 @@ use crate::control::discovery::Follower;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
+use crate::handshakes::Handshakes;
+use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
@@ -48,7 +50,8 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
         dialler: dialler(&config)?,
         clock,
-        handshakes: Arc::default(),
+        handshakes: Handshakes::default(),
+        live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),
     };
     let listeners = Listeners::bind()?;
