@@ -14,6 +14,8 @@ const HELLOS: u64 = 100_000;
 const SILENT: u64 = 16_000;
 /// Addresses that the attacker has: one alone would get a quarter of the slots.
 const SOURCES: u8 = 8;
+/// For the attacker on a machine that is busy with others.
+const LONGEST: Duration = Duration::from_secs(400);
 /// In KiB. A flood that is answered took 4.5 MiB; one who waits 7 KiB, and
 /// 12,480 strangers may wait or shake hands.
 const ROOM_FOR_A_FLOOD: u64 = 16 * 1024;
@@ -71,7 +73,9 @@ def process(first):
         thread.start()
     for thread in threads:
         thread.join()
-    print("answered", totals[0], "held", len(held), flush=True)
+    # One write: print() makes several where Python is told not to buffer, and
+    # the processes share the pipe.
+    os.write(1, f"answered {totals[0]} held {len(held)}\n".encode())
     sys.stdin.read()
 
 children = []
@@ -113,8 +117,9 @@ impl Flood {
 
     /// How many were answered.
     fn answered(&self) -> u64 {
-        let number = |line: &String| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap();
-        self.done().iter().map(number).sum()
+        let number = |line: &String| line.split(' ').nth(1).and_then(|number| number.parse::<u64>().ok());
+        let counted: Option<u64> = self.done().iter().map(number).sum();
+        counted.unwrap_or_else(|| panic!("the attacker said {:?}", self.output.text()))
     }
 }
 
@@ -162,12 +167,12 @@ fn a_hundred_thousand_client_hellos_and_thousands_who_wait_harm_nobody() {
     let mut slowest = Duration::ZERO;
     let mut calls = 0;
     let flood = Flood::start(&mesh, HELLOS, "go");
-    wait_until("the flood to end", || {
+    // It ends by itself, and takes as long as the machine needs.
+    while flood.done().len() < 4 {
         slowest = slowest.max(call());
         calls += 1;
-        flood.done().len() == 4
-    })
-    .unwrap();
+        assert!(began.elapsed() < LONGEST, "the attacker said {:?}", flood.output.text());
+    }
     let took = began.elapsed();
     let answered = flood.answered();
     drop(flood);
