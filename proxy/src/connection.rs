@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use watchword_daemon::Clock;
 
 use crate::ended::Ended;
+use crate::log_limit::{Line, LogLimit};
 use crate::telemetry::Telemetry;
 
 /// Which way a connection goes, seen from the workload.
@@ -94,6 +95,8 @@ struct Inner {
     last_denial: Mutex<Option<LastDenial>>,
     /// The last open one has ended.
     ended: Notify,
+    /// For lines that anybody on the network can cause.
+    strangers: Mutex<LogLimit>,
     clock: Arc<dyn Clock>,
     telemetry: Telemetry,
 }
@@ -125,6 +128,7 @@ impl Connections {
             next: AtomicU64::new(1),
             last_denial: Mutex::default(),
             ended: Notify::new(),
+            strangers: Mutex::default(),
             clock,
             telemetry,
         };
@@ -189,6 +193,26 @@ impl Connections {
 
     pub(crate) fn telemetry(&self) -> &Telemetry {
         &self.inner.telemetry
+    }
+
+    /// Whether a line may be written about somebody who has proved nothing;
+    /// those that may not are summed up once a second.
+    pub(crate) fn may_write_of_stranger(&self) -> bool {
+        let line = lock(&self.inner.strangers).ask(Instant::now());
+        if let Line::LeaveOutAndSumUpAt(moment) = line
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let this = self.clone();
+            runtime.spawn(async move {
+                tokio::time::sleep_until(moment.into()).await;
+                let left_out = lock(&this.inner.strangers).sum_up();
+                tracing::warn!(
+                    left_out,
+                    "more refused connections than are logged one by one: watchword_connections_total counts them all"
+                );
+            });
+        }
+        line == Line::Write
     }
 
     fn unix_now(&self) -> u64 {
@@ -258,6 +282,10 @@ impl Connection {
 
     /// The access log: one line per connection.
     fn log(&self, ended: &Ended) {
+        let is_strangers = self.direction == Direction::Inbound && self.peer.is_empty();
+        if is_strangers && !self.connections.may_write_of_stranger() {
+            return;
+        }
         let own = lock(&self.connections.inner.own_id).clone();
         let (client_id, server_id) = match self.direction {
             Direction::Inbound => (self.peer.as_str(), own.as_str()),

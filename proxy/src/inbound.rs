@@ -1,7 +1,8 @@
 //! The story of a connection that comes to the workload: where it was going,
 //! who calls, whether they may, and then the bytes.
 
-use std::net::SocketAddr;
+use std::future::ready;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use watchword_identity::{Bundle, SpiffeId};
 use watchword_mtls::{Generation, HandshakeError, Peer, accept_tunnel};
 use watchword_policy::Decision;
 use watchword_proto::tunnel::{Denied, Reason};
-use watchword_tunnel::{AppStream, Closed, Dialled, Opening, ServerTunnel, TunnelError};
+use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
 use crate::dial::watch_peer;
@@ -36,26 +37,36 @@ pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
 async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     let dialled = match original_destination(&stream) {
         Ok(dialled) if is_own_port(dialled.port()) => {
-            tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");
+            if mesh.connections.may_write_of_stranger() {
+                tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");
+            }
             return stream.abort();
         }
         Ok(dialled) => dialled,
         Err(error) => {
-            tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
+            if mesh.connections.may_write_of_stranger() {
+                tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
+            }
             return stream.abort();
         }
     };
     if dialled.port() == CANARY_PORT {
         return answer_canary(stream).await;
     }
-    let connection = mesh.connections.begin(Direction::Inbound, from, dialled);
+    let mut connection = mesh.connections.begin(Direction::Inbound, from, dialled);
     if !is_local(dialled.ip()).unwrap_or(false) {
         stream.abort();
         return connection.end(&Ended::denied(&Refusal::of(Why::NotLocal)));
     }
-    let (tunnel, peer, generation) = match shake_hands(mesh, stream).await {
+    let (tunnel, peer, generation) = match shake_hands(mesh, stream, from.ip()).await {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),
+    };
+    let Some(_live) = mesh.live_tunnels.begin(from.ip(), peer.id()) else {
+        connection.set_peer(peer.id().to_string());
+        connection.end(&Ended::failed("limit", "its SPIFFE ID has too many tunnels here"));
+        let _ = tunnel.next(ready(Reason::Limit)).await;
+        return;
     };
     connection.forget();
     let caller = Caller {
@@ -69,7 +80,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     };
     drop(generation);
     if let Err(error) = caller.serve_streams(tunnel).await {
-        tracing::debug!(%from, peer = %caller.peer.id(), reason = error.label(), %error, "tunnel ended");
+        caller.report(&error);
     }
 }
 
@@ -89,8 +100,10 @@ async fn answer_canary(mut stream: TcpStream) {
 async fn shake_hands(
     mesh: &Mesh,
     mut stream: TcpStream,
+    source: IpAddr,
 ) -> Result<(ServerTunnel<TunnelIo>, Peer, Arc<Generation>), Ended> {
-    let Some(_slot) = mesh.handshakes.slot().await else {
+    let known = mesh.live_tunnels.reach_from(source);
+    let Some(_slot) = mesh.handshakes.slot(source, known).await else {
         stream.abort();
         return Err(Ended::failed("limit", "too many connections wait for their handshake"));
     };
@@ -139,6 +152,25 @@ impl Caller<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The tunnel has failed. That the other side broke the protocol is
+    /// counted, and said although no stream was open.
+    fn report(&self, error: &TunnelError) {
+        let (from, peer, reason) = (self.from, self.peer.id(), error.label());
+        if self.count_violation(error) {
+            tracing::warn!(%from, %peer, reason, %error, "the other side broke watchword/1: tunnel closed");
+        } else {
+            tracing::debug!(%from, %peer, reason, %error, "tunnel ended");
+        }
+    }
+
+    fn count_violation(&self, error: &TunnelError) -> bool {
+        let violated = matches!(error.label(), "protocol" | "slow-frame" | "no-end");
+        if violated {
+            self.mesh.connections.telemetry().tunnel_violated(error.label());
+        }
+        violated
     }
 
     /// No new stream stands on a handshake whose certificates are over or
@@ -247,6 +279,9 @@ impl Caller<'_> {
         decision: &Decision,
         (question, changes): (Question, Receiver<u64>),
     ) {
+        if let CloseReason::Lost(error) = &closed.why {
+            self.count_violation(error);
+        }
         if closed.owed.is_none() {
             return connection.end(&Ended::of_served(&closed, decision));
         }

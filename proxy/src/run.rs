@@ -18,6 +18,8 @@ use crate::control::discovery::Follower;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
+use crate::handshakes::Handshakes;
+use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
@@ -50,9 +52,10 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
         dialler: dialler(&config).await?,
         clock,
-        handshakes: Arc::default(),
+        handshakes: Handshakes::default(),
         tunnels: Tunnels::default(),
         loads: Arc::default(),
+        live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
     };

@@ -21,6 +21,7 @@ pub(crate) struct Telemetry {
     handshake_duration: Histogram<f64>,
     tunnels: UpDownCounter<i64>,
     streams: Counter<u64>,
+    violations: Counter<u64>,
     decisions: Counter<u64>,
     renewals: Counter<u64>,
     expiry: Gauge<u64>,
@@ -71,6 +72,10 @@ impl Telemetry {
             streams: meter
                 .u64_counter("watchword_tunnel_streams")
                 .with_description("Streams that were opened.")
+                .build(),
+            violations: meter
+                .u64_counter("watchword_tunnel_violations")
+                .with_description("Tunnels that were closed because the other side broke watchword/1.")
                 .build(),
             decisions: meter
                 .u64_counter("watchword_policy_decisions")
@@ -149,6 +154,10 @@ impl Telemetry {
 
     pub(crate) fn stream_opened(&self) {
         self.streams.add(1, &[]);
+    }
+
+    pub(crate) fn tunnel_violated(&self, reason: &'static str) {
+        self.violations.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     pub(crate) fn decided(&self, policy: Option<&Arc<str>>, rule: Option<&Arc<str>>, decision: &'static str) {

@@ -228,9 +228,14 @@ impl Key {
     }
 
     pub(crate) fn csr(&self, path: &str) -> Vec<u8> {
+        self.csr_with(path, |_| {})
+    }
+
+    pub(crate) fn csr_with(&self, path: &str, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id(path).to_string().try_into().unwrap())];
+        change(&mut params);
         params.serialize_request(&self.0).unwrap().der().to_vec()
     }
 

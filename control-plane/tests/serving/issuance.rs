@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
 use tonic::Code;
 use watchword_identity::Usage;
 use watchword_mtls::verify_chain;
@@ -156,6 +157,61 @@ async fn ids_that_are_not_registered_or_reserved_get_no_token() {
             (Code::PermissionDenied, expected)
         );
     }
+}
+
+#[tokio::test]
+async fn requests_for_more_than_an_svid_are_refused_at_attestation_and_at_renewal() {
+    let place = Place::new();
+    let plane = place.start(Vec::new()).await.unwrap();
+    let token = plane.token("/web").await.unwrap();
+    let workload = plane.workload("/orders").await;
+    type Change = fn(&mut CertificateParams);
+    let table: [(Change, &str, &str); 4] = [
+        (
+            |p| p.subject_alt_names.push(SanType::DnsName("web".try_into().unwrap())),
+            "csr-other-name",
+            "only a SPIFFE ID is issued",
+        ),
+        (
+            |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            "csr-wants-ca",
+            "asks for a CA certificate",
+        ),
+        (
+            |p| p.key_usages = vec![KeyUsagePurpose::KeyCertSign],
+            "csr-wants-ca",
+            "asks for a CA certificate",
+        ),
+        (
+            |p| p.subject_alt_names.push(p.subject_alt_names[0].clone()),
+            "csr-uri-count",
+            "2 URI SANs",
+        ),
+    ];
+    for (change, expected, says) in table {
+        let attested = plane.attest(Key::new().csr_with("/web", change), &token).await;
+        let renewed = plane.renew(&workload, Key::new().csr_with("/orders", change)).await;
+        for refused in [attested.unwrap_err(), renewed.unwrap_err()] {
+            assert_eq!(
+                (refused.code(), reason(&refused).as_str()),
+                (Code::InvalidArgument, expected)
+            );
+            assert!(refused.message().contains(says), "{}", refused.message());
+        }
+    }
+    let metrics = plane.metrics();
+    let refusals = |reason: &str| format!("watchword_attestation_refusals_total{{reason=\"{reason}\"}}");
+    assert!(
+        metrics.contains(&format!("{} 2", refusals("csr-other-name"))),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(&format!("{} 4", refusals("csr-wants-ca"))),
+        "{metrics}"
+    );
+    // None of it has cost the token or the lineage anything.
+    plane.attest(Key::new().csr("/web"), &token).await.unwrap();
+    plane.renew(&workload, Key::new().csr("/orders")).await.unwrap();
 }
 
 #[tokio::test]

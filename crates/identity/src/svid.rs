@@ -69,7 +69,8 @@ impl SvidError {
         match self {
             Self::EmptyChain => "no-certificate",
             Self::Malformed(_) => "malformed-certificate",
-            Self::UriSanCount(_) => "uri-san-count",
+            Self::UriSanCount(0) => "no-uri-san",
+            Self::UriSanCount(_) => "several-uri-sans",
             Self::InvalidSan => "invalid-san",
             Self::NotASpiffeId(_) => "not-a-spiffe-id",
             Self::NotCanonical { .. } => "spiffe-id-not-canonical",

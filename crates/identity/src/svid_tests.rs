@@ -67,10 +67,10 @@ fn a_client_only_leaf_is_no_server() {
 fn what_is_no_svid_is_refused_with_a_reason_of_its_own() {
     type Change = fn(&mut CertificateParams);
     let table: &[(Change, &str)] = &[
-        (|p| p.subject_alt_names.clear(), "uri-san-count"),
+        (|p| p.subject_alt_names.clear(), "no-uri-san"),
         (
             |p| p.subject_alt_names.push(uri("spiffe://example.org/two")),
-            "uri-san-count",
+            "several-uri-sans",
         ),
         (
             |p| p.subject_alt_names = vec![uri("https://example.org/web")],

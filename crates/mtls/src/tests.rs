@@ -201,11 +201,11 @@ fn bad_peers(authority: &Authority) -> Vec<(&'static str, Leaf)> {
             authority.leaf_with(WEB, |params| params.not_before = (noon() + HOUR / 2).into()),
         ),
         (
-            "uri-san-count",
+            "several-uri-sans",
             authority.leaf_with(WEB, |params| params.subject_alt_names.push(uri(ORDERS))),
         ),
         (
-            "uri-san-count",
+            "no-uri-san",
             authority.leaf_with(WEB, |params| params.subject_alt_names.clear()),
         ),
         ("spiffe-id-not-canonical", authority.leaf("spiffe://EXAMPLE.org/web")),

@@ -5,13 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod apps;
+mod authority;
+mod bad_frames;
 mod bad_input;
+mod bad_peers;
 mod calls;
 mod certificates;
 mod command_line;
 mod dialling;
 mod failures;
+mod flood;
 mod leftovers;
+mod live;
 mod load;
 mod needs_root;
 mod reload;

@@ -46,18 +46,42 @@ fn forged(folder: &Path, id: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn replica(mesh: &Mesh, name: &str) -> serde_json::Value {
+pub(crate) fn replica(mesh: &Mesh, name: &str) -> serde_json::Value {
     let record = mesh.record().unwrap();
     let replicas = record["replicas"].as_array().unwrap();
     replicas.iter().find(|replica| replica["name"] == name).unwrap().clone()
 }
 
-fn address(mesh: &Mesh, name: &str, family: usize) -> String {
+pub(crate) fn address(mesh: &Mesh, name: &str, family: usize) -> String {
     replica(mesh, name)["addresses"][family].as_str().unwrap().to_owned()
 }
 
-fn on_the_switch(mesh: &Mesh, command: &[&str]) -> Command {
-    mesh.in_network_of(mesh.record().unwrap()["switchPid"].as_i64().unwrap(), command)
+pub(crate) fn on_the_switch(mesh: &Mesh, command: &[&str]) -> Command {
+    with_ip(mesh.in_network_of(mesh.record().unwrap()["switchPid"].as_i64().unwrap(), command))
+}
+
+/// Runs a command in a replica's network, with every right there.
+pub(crate) fn in_network(mesh: &Mesh, name: &str, command: &[&str]) -> String {
+    let holder = replica(mesh, name)["holderPid"].as_i64().unwrap();
+    watchword_tests::run(&mut with_ip(mesh.in_network_of(holder, command))).unwrap()
+}
+
+/// `ip` is where an ordinary user's PATH does not lead.
+fn with_ip(mut command: Command) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
+}
+
+/// The sum of a sidecar's series whose lines hold all of `wanted`.
+pub(crate) fn counter(mesh: &Mesh, name: &str, wanted: &[&str]) -> u64 {
+    // By IPv6, since tests take IPv4 addresses away.
+    let page = format!("http://[{}]:15020/metrics", address(mesh, name, 1));
+    let text = watchword_tests::run(&mut on_the_switch(mesh, &curl(&[&page]))).unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with('#') && wanted.iter().all(|wanted| line.contains(wanted)))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
 }
 
 fn attack(mesh: &Mesh, alpn: &str, certificate: &str, reason: &str) {

@@ -89,7 +89,7 @@ const WRONG: &[(Change, &str)] = &[
     ),
     (
         |p| p.subject_alt_names.push(uri("spiffe://example.org/two")),
-        "uri-san-count",
+        "several-uri-sans",
     ),
     (
         |p| p.subject_alt_names = vec![uri("spiffe://other.org/web")],
