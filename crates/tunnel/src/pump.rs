@@ -270,13 +270,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             waits.moved = self.sent + self.received;
         }
         let link = self.link.deadline(!waits.app_is_slow);
-        [
-            self.opened_by,
-            self.heard_out_by,
-            waits.check_at,
-            waits.memory_at,
-            link,
-        ]
+        [self.opened_by, self.heard_out_by, waits.check_at, waits.memory_at, link]
             .into_iter()
             .flatten()
             .min()

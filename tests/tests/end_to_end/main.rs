@@ -9,6 +9,7 @@ mod bad_input;
 mod calls;
 mod certificates;
 mod command_line;
+mod fidelity;
 mod leftovers;
 mod needs_root;
 mod strangers;
