@@ -415,12 +415,12 @@ pub(crate) const SILENT: &[Case] = &[
         0,
         "a network that falls silent for a while loses nothing",
         "open
-        begin server read
-        begin caller send 5000000
+        caller fill
         vanish
+        begin server read
         pause
         return
-        finish caller
+        caller send 1000
         caller end
         finish server
         server send 1000
