@@ -82,6 +82,8 @@ pub(crate) struct Pump<T: Transport, A: AppStream> {
     fin_due: bool,
     /// FIN was queued.
     app_ended: bool,
+    /// The app takes nothing any more; what it said before is still read, until then.
+    heard_out_by: Option<Instant>,
     why: Option<CloseReason>,
     /// Only the tunnel's affairs are left, until then.
     settle_by: Option<Instant>,
@@ -127,6 +129,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             absorbs: false,
             fin_due,
             app_ended: false,
+            heard_out_by: None,
             why: None,
             settle_by: None,
             sent: 0,
@@ -224,6 +227,16 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         Ok(())
     }
 
+    /// The app takes nothing any more. What it said before that is still
+    /// carried, as TCP would: an answer to an upload that it did not want.
+    fn hear_out(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
+        if !self.opened || !self.may_send() {
+            return self.end(cx, CloseReason::AppReset, Reason::AppReset);
+        }
+        self.heard_out_by = Some(Instant::now() + DISCARD_DEADLINE);
+        Ok(())
+    }
+
     /// The stream is over but for what the two sides of the tunnel owe each other.
     fn settle(&mut self) {
         self.settle_by = Some(Instant::now() + DISCARD_DEADLINE);
@@ -249,6 +262,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
 
     fn reset_app(&mut self) {
         self.leg = Leg::gone();
+        self.throw_away();
+    }
+
+    /// What was received has nobody to go to.
+    fn throw_away(&mut self) {
         self.backlog = Backlog::default();
         self.link.throw_away();
         self.fin_due = false;
@@ -268,7 +286,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             waits.moved = self.sent + self.received;
         }
         let link = self.link.deadline(!waits.app_is_slow);
-        [self.opened_by, waits.check_at, waits.memory_at, link]
+        [self.opened_by, self.heard_out_by, waits.check_at, waits.memory_at, link]
             .into_iter()
             .flatten()
             .min()
@@ -281,6 +299,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         if passed(self.opened_by) {
             self.opened_by = None;
             return self.end(cx, CloseReason::OpenTimeout, Reason::Timeout);
+        }
+        if passed(self.heard_out_by) {
+            return self.end(cx, CloseReason::AppReset, Reason::AppReset);
         }
         if passed(self.waits.memory_at) {
             self.waits.memory_at = None;

@@ -14,6 +14,7 @@ mod certificates;
 mod command_line;
 mod dialling;
 mod failures;
+mod fidelity;
 mod flood;
 mod leftovers;
 mod live;

@@ -7,8 +7,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use watchword_proto::tunnel::Reason;
-
 use super::{Answer, Pump};
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
@@ -24,7 +22,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             let slow = match self.deliver(cx) {
                 Poll::Ready(Ok(())) => false,
                 Poll::Ready(Err(_)) => {
-                    self.end(cx, CloseReason::AppReset, Reason::AppReset)?;
+                    self.hear_out(cx)?;
                     return Ok(true);
                 }
                 Poll::Pending => true,
@@ -55,6 +53,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
 
     /// Writes to the app what is there for it, then its end.
     fn deliver(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.heard_out_by.is_some() {
+            self.throw_away();
+        }
         let Some(app) = self.leg.app() else {
             return Poll::Ready(Ok(()));
         };

@@ -51,6 +51,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
                 Poll::Ready(Ok(())) => {}
             }
             let bytes = buffer.filled();
+            if bytes.is_empty() && self.heard_out_by.is_some() {
+                // The error that says so was taken when writing failed.
+                self.end(cx, CloseReason::AppReset, Reason::AppReset)?;
+                return Ok(true);
+            }
             if bytes.is_empty() {
                 self.send_fin()?;
                 break;
@@ -66,7 +71,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         Ok(false)
     }
 
-    fn may_send(&self) -> bool {
+    pub(super) fn may_send(&self) -> bool {
         let phase = self.link.machine.phase();
         let open = matches!(phase, Phase::Opening { fin: false } | Phase::Open | Phase::FinReceived);
         let waits = self.early.is_held && !self.opened;

@@ -128,6 +128,31 @@ async fn an_app_that_takes_no_more_resets_the_stream() {
 }
 
 #[tokio::test]
+async fn the_last_word_of_an_app_that_takes_no_more_is_carried_before_the_reset() {
+    let (client, mut peer) = client_and_peer();
+    let (app, switches, mut near) = edge(64);
+    let calling = call(client, app);
+    peer.expect(Type::Open, 1).await;
+    peer.write(&opened(1)).await;
+    near.write_all(b"first").await.unwrap();
+    assert_eq!(peer.expect(Type::Data, 1).await, b"first");
+    // Writing fails before its word and its end are seen.
+    switches.unwritable.store(true, Ordering::SeqCst);
+    peer.write(&frame(Type::Data, 1, b"unwanted")).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    peer.write(&frame(Type::Data, 1, b"more")).await;
+    near.write_all(b"last").await.unwrap();
+    drop(near);
+    assert_eq!(peer.expect(Type::Data, 1).await, b"last");
+    peer.expect(Type::Reset, 1).await;
+    peer.write(&reset(1, Reason::AppReset)).await;
+    assert!(matches!(why(&calling.await.unwrap().end), CloseReason::AppReset));
+    assert!(switches.is_aborted());
+}
+
+#[tokio::test]
 async fn a_cut_resets_both_apps_and_says_why() {
     for by_client in [true, false] {
         let (client, server) = tunnels(65_536);
