@@ -5,6 +5,7 @@
 //! (`crate::issuer`).
 
 mod embedded;
+mod vault;
 
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use thiserror::Error;
 use watchword_identity::{Bundle, SpiffeId};
 
 pub use embedded::{EmbeddedAuthority, EmbeddedError};
+pub use vault::{VaultAuthority, VaultError};
 
 use crate::issuer::Csr;
 
@@ -61,6 +63,11 @@ impl AuthorityError {
 pub trait Authority: Debug + Send + Sync {
     /// A label for logs and metrics.
     fn name(&self) -> &'static str;
+
+    /// By how much its clock may differ from ours.
+    fn clock_allowance(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Signs a leaf. DER, leaf first, then intermediates, without the root.
     ///

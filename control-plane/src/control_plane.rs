@@ -25,10 +25,10 @@ use crate::api::{
     ACCEPT_QUEUE, AdminApi, ControlListener, DiscoveryApi, Doorkeeper, IdentityApi, SocketError, accept_admin,
     accept_control, serve_admin, serve_control,
 };
-use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError};
+use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError, VaultAuthority, VaultError};
 use crate::enrolment::Enrolment;
 use crate::issuer::Issuer;
-use crate::mesh_file::MeshFile;
+use crate::mesh_file::{AuthorityChoice, MeshFile};
 use crate::mesh_watch::MeshWatch;
 use crate::metrics::ControlMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError, control_plane_id};
@@ -61,6 +61,9 @@ pub enum RunError {
     /// The authority.
     #[error(transparent)]
     Authority(#[from] EmbeddedError),
+    /// Vault as the authority.
+    #[error("Vault can't be the authority: {0}")]
+    Vault(#[from] VaultError),
     /// Our own certificate.
     #[error("the control plane gets no certificate of its own: {0}")]
     OwnIdentity(#[from] OwnIdentityError),
@@ -304,7 +307,10 @@ impl Core {
         let state_folder = mesh.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_FOLDER.into());
         // First, since it locks the folder.
         let records = Records::new(Arc::new(FileStore::open(&state_folder)?));
-        let authority = Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?);
+        let authority: Arc<dyn Authority> = match &mesh.authority {
+            AuthorityChoice::Embedded => Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?),
+            AuthorityChoice::Vault(settings) => Arc::new(VaultAuthority::open(settings, &domain)?),
+        };
         let now = clock.now();
         let epoch = records
             .update(|state| {

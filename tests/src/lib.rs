@@ -8,8 +8,10 @@ mod mesh;
 mod output;
 mod processes;
 mod programs;
+mod vault;
 
 pub use mesh::{Mesh, MeshFile};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
+pub use vault::{MOUNT, Vault};

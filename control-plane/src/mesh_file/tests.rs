@@ -10,7 +10,7 @@ use proptest::prelude::{Strategy, proptest};
 use proptest::sample::select;
 use spiffe::SpiffeId;
 
-use super::{MeshFile, Protocol};
+use super::{AuthorityChoice, MeshFile, Protocol, VaultAuth};
 
 const FULL: &str = "\
 name: shop
@@ -158,10 +158,6 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
     let services = "services: {}\n";
     let cases = [
         (
-            "authority: {vault: {addresses: []}}",
-            "2:13: error: `vault` is not supported by this version yet: use",
-        ),
-        (
             "mode: permissive",
             "2:7: error: `mode: permissive` is not supported by this version yet: every service",
         ),
@@ -185,7 +181,10 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
             "mode: lax",
             "2:7: error: expected `strict` or `permissive`, found \"lax\"",
         ),
-        ("authority: vault", "2:12: error: expected `embedded`, found \"vault\""),
+        (
+            "authority: vault",
+            "2:12: error: expected `embedded` or `{vault: …}`, found \"vault\"",
+        ),
         (
             "authority: {volt: {}}",
             "2:13: error: unknown key `volt` in `authority`: did you mean `vault`?",
@@ -529,5 +528,109 @@ proptest! {
     fn no_text_makes_it_panic(text in any_yaml(), cut in 0..FULL.len()) {
         let _ = parse(&text);
         let _ = parse(&format!("{}{text}{}", &FULL[..cut], &FULL[cut..]));
+    }
+}
+
+const VAULT: &str = "addresses: ['https://v.example:8200', 'https://[::1]'], caFile: ca.pem, mount: a/pki_int, role: mesh, \
+                     rootFile: /r.pem";
+
+#[test]
+fn a_vault_is_read_with_its_paths_and_written_as_it_was_read() {
+    let auths = [
+        ("{tokenFile: t}", VaultAuth::TokenFile("/m/t".into())),
+        (
+            "{appRole: {roleIdFile: r, secretIdFile: /s, secretIdWrapped: true}}",
+            VaultAuth::AppRole {
+                mount: "approle".into(),
+                role_id_file: "/m/r".into(),
+                secret_id_file: "/s".into(),
+                secret_id_wrapped: true,
+            },
+        ),
+    ];
+    for (text, auth) in auths {
+        let file = |authority: &str| format!("trustDomain: example.org\nservices: {{}}\nauthority: {authority}\n");
+        let read = |text: &str| {
+            MeshFile::parse("/m/mesh.yaml", text, Path::new("/m"))
+                .unwrap()
+                .authority
+        };
+        let found = read(&file(&format!(
+            "{{vault: {{{VAULT}, namespace: org/team, auth: {text}}}}}"
+        )));
+        let AuthorityChoice::Vault(settings) = &found else {
+            panic!("{found:?}");
+        };
+        let addresses: Vec<String> = settings.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["https://v.example:8200", "https://[::1]:443"]);
+        assert_eq!(settings.ca_file.as_deref(), Some(Path::new("/m/ca.pem")));
+        assert_eq!((settings.mount.as_str(), settings.role.as_str()), ("a/pki_int", "mesh"));
+        assert_eq!(settings.namespace.as_deref(), Some("org/team"));
+        assert_eq!(settings.root_file, Path::new("/r.pem"));
+        assert_eq!(settings.auth, auth);
+        assert_eq!(read(&file(&found.to_json().to_string())), found);
+    }
+}
+
+#[test]
+fn mistakes_in_a_vault_are_told_where_they_stand() {
+    let good_auth = "auth: {tokenFile: t}";
+    let cases = [
+        (
+            VAULT.to_owned(),
+            "2:20: error: `auth` is missing in `vault`: how to log in",
+        ),
+        (
+            format!("{VAULT}, auth: {{kubernetes: {{role: x}}}}"),
+            "2:148: error: `kubernetes` is not supported by this version yet: use `tokenFile` or `appRole`",
+        ),
+        (
+            format!("{VAULT}, auth: {{certificate: {{}}}}"),
+            "2:148: error: `certificate` is not supported by this version yet",
+        ),
+        (
+            format!("{VAULT}, auth: {{tokenFile: t, appRole: {{}}}}"),
+            "2:147: error: `auth` needs one way to log in",
+        ),
+        (
+            format!("addresses: [], role: r, rootFile: r, {good_auth}"),
+            "2:32: error: expected one to 16 addresses of Vault, found a list",
+        ),
+        (
+            format!("addresses: ['http://10.0.0.1'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: `http://10.0.0.1` would carry Vault's token in the clear: use https",
+        ),
+        (
+            format!("addresses: ['http://localhost'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: `http://localhost` would carry",
+        ),
+        (
+            format!("addresses: ['https://a/b'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: expected an address of Vault",
+        ),
+        (
+            format!("addresses: ['https://u:p@a'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: expected an address of Vault",
+        ),
+        (
+            format!("addresses: ['https://a'], role: r, rootFile: r, {good_auth}"),
+            "2:20: error: `caFile` is missing in `vault`",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: a/b, rootFile: r, {good_auth}"),
+            "2:61: error: expected a PKI role's name",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: r, mount: ../sys, rootFile: r, {good_auth}"),
+            "2:71: error: expected where a PKI engine is mounted",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: r, rootFile: r, skipVerify: true, {good_auth}"),
+            "2:77: error: unknown key `skipVerify` in `vault`",
+        ),
+    ];
+    for (vault, expected) in cases {
+        let found = error(&format!("authority: {{vault: {{{vault}}}}}\nservices: {{}}\n"));
+        assert!(found.starts_with(expected), "{found}\nexpected {expected}");
     }
 }

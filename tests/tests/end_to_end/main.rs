@@ -23,4 +23,5 @@ mod needs_root;
 mod reload;
 mod strangers;
 mod tunnels;
+mod vault;
 mod wire;

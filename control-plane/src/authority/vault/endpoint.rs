@@ -1,0 +1,238 @@
+//! One address of Vault: its connections, and whether it is worth a call.
+//!
+//! Invariants:
+//! - Every exchange ends within [`EXCHANGE_DEADLINE`], and no answer of more
+//!   than [`MAX_BODY`] bytes is kept.
+//! - A request that may have reached Vault is not sent twice over one address.
+//! - After a failure the address rests, longer after each; when the rest is
+//!   over one caller tries it, while the others go on resting.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use watchword_mtls::OutsideClient;
+use zeroize::Zeroizing;
+
+use crate::mesh_file::VaultAddress;
+
+/// For one request and its answer, the connection included. Two addresses fit
+/// into what an issuance may take.
+pub(super) const EXCHANGE_DEADLINE: Duration = Duration::from_secs(3);
+/// The longest answer, far above what signing gives.
+pub(super) const MAX_BODY: usize = 256 * 1024;
+const MAX_HEAD: usize = 32 * 1024;
+const MAX_IDLE: usize = 32;
+/// Vault itself closes after five minutes, others in between sooner.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Vault may name a time, but not put us off for longer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Vault's answer, whatever it is.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) location: Option<String>,
+    /// May hold a token.
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// One address.
+pub(super) struct Endpoint {
+    address: VaultAddress,
+    tls: Option<OutsideClient>,
+    idle: Mutex<Vec<(Instant, Sender)>>,
+    health: Mutex<Health>,
+}
+
+#[derive(Default)]
+struct Health {
+    failures: u32,
+    rests_until: Option<Instant>,
+    why: String,
+}
+
+impl Endpoint {
+    /// `tls` is needed when the address says so.
+    pub(super) fn new(address: VaultAddress, tls: Option<OutsideClient>) -> Self {
+        let tls = tls.filter(|_| address.tls);
+        Self {
+            address,
+            tls,
+            idle: Mutex::default(),
+            health: Mutex::default(),
+        }
+    }
+
+    pub(super) fn address(&self) -> &VaultAddress {
+        &self.address
+    }
+
+    /// Whether it may be called now; otherwise why it rests, and how long.
+    pub(super) fn may_call(&self) -> Result<(), String> {
+        let now = Instant::now();
+        let mut health = locked(&self.health);
+        match health.rests_until {
+            None => Ok(()),
+            Some(until) if until <= now => {
+                health.rests_until = Some(now + EXCHANGE_DEADLINE);
+                Ok(())
+            }
+            Some(until) => {
+                let left = until.duration_since(now).as_secs_f64();
+                Err(format!("{} (not asked again for {left:.1} s)", health.why))
+            }
+        }
+    }
+
+    /// It answered as a Vault that works does, be it with a refusal.
+    pub(super) fn is_well(&self) {
+        let mut health = locked(&self.health);
+        if health.failures > 0 {
+            tracing::info!(address = %self.address, "Vault answers again");
+        }
+        *health = Health::default();
+    }
+
+    /// It did not, for this reason.
+    pub(super) fn is_unwell(&self, why: &str, retry_after: Option<Duration>) {
+        let mut health = locked(&self.health);
+        health.failures = health.failures.saturating_add(1);
+        let rest = match retry_after {
+            Some(wish) => wish.min(LONGEST_RETRY_AFTER) + rest_after(1, fastrand::f64()),
+            None => rest_after(health.failures, fastrand::f64()),
+        };
+        let milliseconds = rest.as_millis();
+        tracing::warn!(address = %self.address, why, failures = health.failures, rests_ms = milliseconds, "Vault can't be used by this address");
+        health.rests_until = Some(Instant::now() + rest);
+        why.clone_into(&mut health.why);
+    }
+
+    /// Sends a request and reads the answer.
+    pub(super) async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, String> {
+        timeout(EXCHANGE_DEADLINE, self.exchange_without_deadline(request))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", EXCHANGE_DEADLINE.as_secs())))
+    }
+
+    async fn exchange_without_deadline(&self, mut request: Request<Full<Bytes>>) -> Result<Reply, String> {
+        while let Some(mut sender) = self.take_idle() {
+            match sender.try_send_request(request).await {
+                Ok(response) => return self.finish(response, sender).await,
+                // Vault closed it meanwhile: nothing of the request has left.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(format!("the connection broke: {}", error.error())),
+                },
+            }
+        }
+        let mut sender = self.connect().await?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| format!("the connection broke: {error}"))?;
+        self.finish(response, sender).await
+    }
+
+    async fn finish(&self, response: Response<Incoming>, mut sender: Sender) -> Result<Reply, String> {
+        let (head, body) = response.into_parts();
+        let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let retry_after = text(header::RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
+        let location = text(header::LOCATION).map(str::to_owned);
+        let body = Limited::new(body, MAX_BODY)
+            .collect()
+            .await
+            .map_err(|error| format!("half an answer, or one of more than {MAX_BODY} bytes: {error}"))?;
+        if sender.ready().await.is_ok() {
+            let mut idle = locked(&self.idle);
+            if idle.len() < MAX_IDLE {
+                idle.push((Instant::now(), sender));
+            }
+        }
+        Ok(Reply {
+            status: head.status,
+            retry_after: retry_after.map(Duration::from_secs),
+            location,
+            body: Zeroizing::new(body.to_bytes().to_vec()),
+        })
+    }
+
+    fn take_idle(&self) -> Option<Sender> {
+        let mut idle = locked(&self.idle);
+        while let Some((since, sender)) = idle.pop() {
+            if since.elapsed() < MAX_IDLE_TIME && !sender.is_closed() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let (host, port) = (self.address.host.as_str(), self.address.port);
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|error| format!("can't connect: {error}"))?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        if !self.address.tls {
+            return speak_http(stream).await;
+        }
+        // Without a client there is nothing that could vouch for the server.
+        let tls = self.tls.as_ref().ok_or("TLS is not configured")?;
+        let stream = tls.connect(stream, host).await.map_err(|error| error.to_string())?;
+        speak_http(stream).await
+    }
+}
+
+async fn speak_http<IO>(stream: IO) -> Result<Sender, String>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    // It ends when its sender is dropped, or when Vault closes.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to Vault ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Doubles with each failure; `draw` of 0 to 1 spreads callers over the second half.
+fn rest_after(failures: u32, draw: f64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    let longest = (FIRST_REST * 2_u32.pow(doublings)).min(LONGEST_REST);
+    longest.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_double_up_to_thirty_seconds_and_are_spread() {
+        let millis = |failures, draw| rest_after(failures, draw).as_millis();
+        assert_eq!((millis(1, 0.0), millis(1, 1.0)), (250, 500));
+        assert_eq!((millis(2, 1.0), millis(3, 1.0)), (1000, 2000));
+        assert_eq!((millis(7, 1.0), millis(u32::MAX, 0.0)), (30_000, 15_000));
+    }
+}

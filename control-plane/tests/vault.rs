@@ -1,0 +1,246 @@
+//! Issuance by a real Vault.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use watchword_control_plane::authority::VaultAuthority;
+use watchword_control_plane::issuer::{Csr, Distrust, Expectation, IssueError, Issuer, distrust};
+use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
+use watchword_control_plane::metrics::ControlMetrics;
+use watchword_daemon::{Metrics, SystemClock};
+use watchword_identity::{SpiffeId, Svid, TrustDomain};
+use watchword_tests::{MOUNT, Vault};
+
+const TTL: Duration = Duration::from_secs(3600);
+
+fn id(path: &str) -> SpiffeId {
+    SpiffeId::new(format!("spiffe://example.org{path}")).unwrap()
+}
+
+fn request(uris: &[&str]) -> (KeyPair, rcgen::CertificateSigningRequest) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+    params.subject_alt_names = uris.collect();
+    let request = params.serialize_request(&key).unwrap();
+    (key, request)
+}
+
+fn csr(uri: &str) -> Csr {
+    Csr::from_der(request(&[uri]).1.der()).unwrap()
+}
+
+/// As a mesh file sets it up.
+fn issuer(vault: &Vault, role: &str, auth: &str) -> Issuer {
+    let authority = vault.authority(auth).replace("role: mesh", &format!("role: {role}"));
+    let text = format!("trustDomain: example.org\nservices: {{}}\n{authority}\n");
+    let mesh = MeshFile::parse("/mesh.yaml", &text, vault.folder()).unwrap();
+    let AuthorityChoice::Vault(settings) = mesh.authority else {
+        panic!("{text}");
+    };
+    let authority = VaultAuthority::open(&settings, &TrustDomain::new("example.org").unwrap()).unwrap();
+    let metrics = ControlMetrics::new(&Metrics::new().unwrap());
+    Issuer::new(Arc::new(authority), TTL, Arc::new(SystemClock), metrics)
+}
+
+async fn issue(issuer: &Issuer) -> Result<Svid, IssueError> {
+    issuer.issue(&csr("spiffe://example.org/web"), &id("/web")).await
+}
+
+/// Until it succeeds, as callers do.
+async fn issue_in_the_end(issuer: &Issuer) -> Svid {
+    let began = Instant::now();
+    loop {
+        match issue(issuer).await {
+            Ok(svid) => return svid,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(90), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn pem(chain: &[CertificateDer<'_>]) -> String {
+    let encode = |der: &CertificateDer<'_>| {
+        use base64::Engine;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    };
+    chain.iter().map(encode).collect()
+}
+
+#[tokio::test]
+async fn a_leaf_comes_from_vault_and_stands_in_its_audit_log() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let issuer = issuer(&vault, "mesh", &format!("{{tokenFile: {}}}", token.display()));
+    let svid = issue(&issuer).await.unwrap();
+    assert_eq!(svid.chain().len(), 2, "leaf and intermediate, without the root");
+    assert_eq!(vault.signed().unwrap(), [svid.serial()]);
+    let chain = vault.write("chain.pem", &pem(svid.chain())).unwrap();
+    vault.verify_by_openssl(&chain).unwrap();
+    let left = svid.not_after().duration_since(SystemTime::now()).unwrap();
+    assert!(left <= TTL && left > TTL / 2, "{left:?}");
+}
+
+#[tokio::test]
+async fn what_a_widened_role_signs_is_withheld() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let cases: [(&str, &[&str], &str); 6] = [
+        ("names-a-unit", &["ou=ops"], "signed-subject"),
+        // Vault itself does not take a lifetime then.
+        (
+            "ends-when-it-likes",
+            &["not_after=2035-01-01T00:00:00Z"],
+            "authority-refused",
+        ),
+        ("signs-code", &["code_signing_flag=true"], "signed-extended-key-usage"),
+        (
+            "signs-certificates",
+            &["key_usage=DigitalSignature,CertSign"],
+            "signed-key-usage",
+        ),
+        (
+            "is-no-leaf",
+            &["basic_constraints_valid_for_non_ca=false"],
+            "signed-no-basic-constraints",
+        ),
+        // The request, not the decision, says who it is for.
+        ("believes-requests", &["use_csr_sans=true"], "signed-other-id"),
+    ];
+    for (role, changes, label) in cases {
+        vault.role(role, changes).unwrap();
+        let issuer = issuer(&vault, role, &format!("{{tokenFile: {}}}", token.display()));
+        let asked = csr("spiffe://example.org/admin");
+        let error = issuer.issue(&asked, &id("/web")).await.unwrap_err();
+        assert_eq!(error.label(), label, "{role}: {error}");
+    }
+    // Vault signed all but the one that has an end of its own.
+    assert_eq!(vault.signed().unwrap().len(), cases.len() - 1);
+}
+
+#[tokio::test]
+async fn two_names_that_vault_signs_for_one_request_are_withheld() {
+    let vault = Vault::start().unwrap();
+    vault.role("wide", &["use_csr_sans=true"]).unwrap();
+    let (key, two) = request(&["spiffe://example.org/web", "spiffe://example.org/admin"]);
+    let csr = format!("csr={}", two.pem().unwrap());
+    let signed = vault
+        .run(&["write", "-field=certificate", &format!("{MOUNT}/sign/wide"), &csr])
+        .unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let issuer = issuer(&vault, "wide", &format!("{{tokenFile: {}}}", token.display()));
+    let leaf = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
+    let intermediate = issue(&issuer).await.unwrap().chain()[1].clone();
+    let now = SystemTime::now();
+    let expected = Expectation {
+        id: &id("/web"),
+        public_key: &rcgen::PublicKeyData::subject_public_key_info(&key),
+        ends_by: now + 1000 * TTL,
+        now,
+    };
+    let error = distrust(vec![leaf, intermediate], &expected, &issuer.bundle()).unwrap_err();
+    assert!(matches!(error, Distrust::Verify(_)), "{error}");
+    assert!(error.label().contains("uri"), "{}", error.label());
+}
+
+#[tokio::test]
+async fn an_app_role_logs_in_again_when_its_token_is_revoked() {
+    let vault = Vault::start().unwrap();
+    let (role_id, _) = vault.app_role(&[]).unwrap();
+    let generate = [
+        "write",
+        "-f",
+        "-wrap-ttl=120s",
+        "-field=wrapping_token",
+        "auth/approle/role/mesh/secret-id",
+    ];
+    let wrapped = vault.write("wrapped", &vault.run(&generate).unwrap()).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}, secretIdWrapped: true}}}}",
+        role_id.display(),
+        wrapped.display()
+    );
+    let issuer = issuer(&vault, "mesh", &auth);
+    issue(&issuer).await.unwrap();
+    vault
+        .run(&["lease", "revoke", "-force", "-prefix", "auth/approle/login"])
+        .unwrap();
+    issue(&issuer).await.unwrap();
+    // The wrapping opened once: the secret ID is still known.
+    assert_eq!(vault.signed().unwrap().len(), 2);
+    let again = self::issuer(&vault, "mesh", &auth);
+    let error = issue(&again).await.unwrap_err().to_string();
+    assert!(error.contains("can't be unwrapped"), "{error}");
+    assert!(
+        !error.contains(std::fs::read_to_string(&wrapped).unwrap().trim()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_and_replaced_at_their_maximum() {
+    let vault = Vault::start().unwrap();
+    let (role_id, secret_id) = vault.app_role(&["token_ttl=4s", "token_max_ttl=9s"]).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    );
+    let issuer = issuer(&vault, "mesh", &auth);
+    issue(&issuer).await.unwrap();
+    let audit = || std::fs::read_to_string(vault.folder().join("audit.log")).unwrap();
+    let count = |path: &str| {
+        let path = format!("\"path\":\"{path}\"");
+        audit()
+            .lines()
+            .filter(|line| line.contains("\"type\":\"response\"") && line.contains(&path))
+            .count()
+    };
+    let began = Instant::now();
+    while count("auth/token/renew-self") < 1 || count("auth/approle/login") < 2 {
+        assert!(began.elapsed() < Duration::from_secs(90), "{}", audit());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    issue(&issuer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_token_file_is_taken_without_a_restart() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let first = std::fs::read_to_string(&token).unwrap();
+    let issuer = issuer(&vault, "mesh", &format!("{{tokenFile: {}}}", token.display()));
+    issue(&issuer).await.unwrap();
+    vault.run(&["token", "revoke", first.trim()]).unwrap();
+    let error = issue(&issuer).await.unwrap_err();
+    assert_eq!(error.label(), "authority-unavailable");
+    assert!(
+        !format!("{error} {error:?} {issuer:?}").contains(first.trim()),
+        "{error:?}"
+    );
+    vault.token_file(&[]).unwrap();
+    issue(&issuer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sealed_vault_is_named_as_the_reason_and_serves_again_when_unsealed() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let issuer = issuer(&vault, "mesh", &format!("{{tokenFile: {}}}", token.display()));
+    issue(&issuer).await.unwrap();
+    vault.seal().unwrap();
+    for _ in 0..20 {
+        let error = issue(&issuer).await.unwrap_err();
+        assert_eq!(error.label(), "authority-unavailable");
+        assert!(error.to_string().contains("503: Vault is sealed"), "{error}");
+    }
+    vault.unseal().unwrap();
+    issue_in_the_end(&issuer).await;
+    assert_eq!(issuer.authority().name(), "vault");
+}

@@ -1,0 +1,92 @@
+//! A mesh whose certificates a real Vault signs.
+
+use std::fs;
+use std::path::Path;
+
+use crate::apps::{curl, mesh_file_with};
+use watchword_tests::{Mesh, Vault, wait_until};
+
+/// Of all lines of the log that say so.
+fn issued(mesh: &Mesh) -> Vec<String> {
+    let text = mesh.output().text();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("issued") && line.contains("serial="));
+    lines
+        .filter_map(|line| line.split("serial=").nth(1)?.split_whitespace().next())
+        .map(|serial| serial.trim_matches('"').to_owned())
+        .collect()
+}
+
+/// All files below a folder, links and sockets left out.
+fn files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn vault_signs_every_leaf_and_may_be_sealed_for_a_while() {
+    let vault = Vault::start().unwrap();
+    // The mesh asks for an hour, which it is told about.
+    vault.role("mesh", &["max_ttl=20s"]).unwrap();
+    let (role_id, secret_id) = vault.app_role(&[]).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    );
+    let mesh = mesh_file_with(&vault.authority(&auth)).up().unwrap();
+    let call = || mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    call();
+    mesh.output()
+        .wait_for("why certificates are short", |line| {
+            line.contains("Vault shortens certificates") && line.contains("asked_s=3600")
+        })
+        .unwrap();
+    mesh.output()
+        .wait_for("a renewal", |_| issued(&mesh).len() > 5)
+        .unwrap();
+
+    vault.seal().unwrap();
+    mesh.output()
+        .wait_for("a renewal that fails", |line| {
+            line.contains("not issued") && line.contains("503: Vault is sealed")
+        })
+        .unwrap();
+    call();
+    vault.unseal().unwrap();
+    let before = issued(&mesh).len();
+    wait_until("renewals after the unsealing", || {
+        call();
+        issued(&mesh).len() > before + 4
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", mesh.output().text()));
+
+    let issued = issued(&mesh);
+    let signed = vault.signed().unwrap();
+    for serial in &issued {
+        assert_eq!(signed.iter().filter(|found| *found == serial).count(), 1, "{serial}");
+    }
+    let mut found = Vec::new();
+    files(&mesh.run_folder().unwrap(), &mut found);
+    assert!(found.len() > 3, "{found:?}");
+    let secrets = [&role_id, &secret_id].map(|file| fs::read_to_string(file).unwrap().trim().to_owned());
+    for file in found {
+        let bytes = fs::read(&file).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("PRIVATE KEY"), "{}", file.display());
+        assert!(
+            !secrets.iter().any(|secret| text.contains(secret)),
+            "{}",
+            file.display()
+        );
+    }
+    let log = mesh.output().text();
+    assert!(!log.contains("hvs.") && !secrets.iter().any(|secret| log.contains(secret)));
+}
