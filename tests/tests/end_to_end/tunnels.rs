@@ -1,12 +1,16 @@
 //! Tunnels that stay warm, and what happens to them when parts come and go.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use watchword_tests::{Mesh, wait_until};
 
-use crate::load::{Load, mesh_file, metric};
+use crate::dialling::{DATABASE, write_database};
+use crate::load::{Load, mesh_file, mesh_file_with, metric};
 
 const HANDSHAKES: &str = "watchword_tunnel_handshakes_total";
 
@@ -58,9 +62,40 @@ fn suspend(pid: Pid, moment: Duration) {
     kill(pid, Signal::SIGCONT).unwrap();
 }
 
+/// One session of a minute with a question each tenth of a second; nobody else
+/// can see its rows, so a session that was replaced would count fewer.
+fn database_session(mesh: &Mesh) -> Child {
+    let mut script = String::from("CREATE TEMP TABLE seen (n int);\n\\o /dev/null\n");
+    for n in 0..600 {
+        let _ = writeln!(script, "INSERT INTO seen VALUES ({n}); SELECT pg_sleep(0.1);");
+    }
+    script.push_str("\\o\nSELECT count(*) FROM seen;\n");
+    let command = [
+        ["psql", "--quiet", "--no-psqlrc", "--tuples-only", "--no-align"],
+        [
+            "--username=app",
+            "--host=db",
+            "--dbname=open",
+            "--set=ON_ERROR_STOP=1",
+            "--file=-",
+        ],
+    ];
+    let mut exec = mesh.exec_command("web", &command.concat()).unwrap();
+    exec.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut session = exec.spawn().unwrap();
+    session.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    session
+}
+
+fn complaint_of(finished: &std::process::Output) -> String {
+    String::from_utf8_lossy(&finished.stderr).into_owned()
+}
+
 #[test]
 fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for_a_while() {
-    let mesh = mesh_file("certificates: {ttl: 4s}", 2).up().unwrap();
+    let file = mesh_file_with("certificates: {ttl: 4s}", 2, DATABASE);
+    write_database(&file);
+    let mesh = file.up().unwrap();
     let generation = |replica: &str| {
         let status = mesh.status().unwrap();
         let replicas = status["replicas"].as_array().unwrap().clone();
@@ -71,11 +106,19 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
     let short = Load::start(&mesh, "orders", &["short", "62s", "4"]);
     let keep = Load::start(&mesh, "orders", &["keep", "62"]);
     let flow = Load::start(&mesh, "orders", &["flow", "60000000", "60"]);
+    let session = database_session(&mesh);
     wait_until("half of the rotations", || generation("web-1") >= before[0] + 10).unwrap();
     suspend(mesh.control_plane().unwrap(), Duration::from_secs(1));
     assert!(short.done_without_loss(&mesh) > 2000);
     assert!(keep.done_without_loss(&mesh) > 500);
     assert_eq!(flow.done_without_loss(&mesh), 1);
+    let finished = session.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&finished.stdout).trim(),
+        "600",
+        "{}",
+        complaint_of(&finished)
+    );
     let after = [generation("web-1"), generation("orders-1")];
     assert!(
         after[0] >= before[0] + 20 && after[1] >= before[1] + 20,
