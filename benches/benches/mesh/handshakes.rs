@@ -33,5 +33,5 @@ pub(crate) fn measure(size: Size, report: &mut Report) -> Result<()> {
         "us",
     )?;
     report.add(PART, "handshakes", handshakes as f64, "")?;
-    report.gate((PART, "handshakes per 1,000"), handshakes as f64 / thousands, "", LIMIT)
+    report.gate(PART, "handshakes per 1,000", handshakes as f64 / thousands, LIMIT)
 }

@@ -28,37 +28,34 @@ impl Row {
 impl Report {
     /// A number; at once as a line of JSON.
     pub(crate) fn add(&mut self, part: &'static str, name: &str, value: f64, unit: &'static str) -> Result<()> {
-        self.push(part, name, value, unit, None)
-    }
-
-    /// A number that is promised to be at most `limit`.
-    pub(crate) fn gate(
-        &mut self,
-        (part, name): (&'static str, &str),
-        value: f64,
-        unit: &'static str,
-        limit: f64,
-    ) -> Result<()> {
-        self.push(part, name, value, unit, Some(limit))
-    }
-
-    fn push(
-        &mut self,
-        part: &'static str,
-        name: &str,
-        value: f64,
-        unit: &'static str,
-        limit: Option<f64>,
-    ) -> Result<()> {
-        let line = json!({"part": part, "name": name, "value": value, "unit": unit, "limit": limit});
-        writeln!(std::io::stdout(), "{line}")?;
-        self.rows.push(Row {
+        let name = name.to_owned();
+        self.push(Row {
             part,
-            name: name.to_owned(),
+            name,
             value,
             unit,
-            limit,
+            limit: None,
+        })
+    }
+
+    /// A count that is promised to be at most `limit`.
+    pub(crate) fn gate(&mut self, part: &'static str, name: &str, value: f64, limit: f64) -> Result<()> {
+        let name = name.to_owned();
+        self.push(Row {
+            part,
+            name,
+            value,
+            unit: "",
+            limit: Some(limit),
+        })
+    }
+
+    fn push(&mut self, row: Row) -> Result<()> {
+        let line = json!({
+            "part": row.part, "name": row.name, "value": row.value, "unit": row.unit, "limit": row.limit
         });
+        writeln!(std::io::stdout(), "{line}")?;
+        self.rows.push(row);
         Ok(())
     }
 
