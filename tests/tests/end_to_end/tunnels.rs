@@ -54,6 +54,31 @@ fn a_sidecar_that_is_restarted_in_order_under_load_loses_nothing() {
     .unwrap();
 }
 
+fn generation(mesh: &Mesh, replica: &str) -> u64 {
+    let status = mesh.status().unwrap();
+    let replicas = status["replicas"].as_array().unwrap().clone();
+    let found = replicas.iter().find(|found| found["replica"] == replica).unwrap();
+    found["generation"].as_u64().unwrap()
+}
+
+/// A new stream starts on a handshake of today, and an idle tunnel that can't
+/// be used again is not kept for the minute that it might wait otherwise.
+#[test]
+fn a_new_certificate_retires_the_idle_tunnels_of_the_old_one() {
+    let mesh = mesh_file("certificates: {ttl: 14s}", 1).up().unwrap();
+    let before = generation(&mesh, "web-1");
+    let call = || Load::start(&mesh, "orders-1", &["short", "20", "1"]).done_without_loss(&mesh);
+    let active = || metric(&mesh, "web", "watchword_tunnels_active", "");
+    let handshakes = || metric(&mesh, "web", HANDSHAKES, "");
+    assert_eq!(call(), 20);
+    assert!(active() > 0, "no tunnel waits");
+    wait_until("the next certificate", || generation(&mesh, "web-1") > before).unwrap();
+    wait_until("the old tunnels to be closed", || active() == 0).unwrap();
+    let shaken = handshakes();
+    assert_eq!(call(), 20);
+    assert!(handshakes() > shaken, "no new handshake");
+}
+
 /// Stops a process for a moment: it is unreachable, and nobody restarts it.
 fn suspend(pid: Pid, moment: Duration) {
     kill(pid, Signal::SIGSTOP).unwrap();
@@ -96,18 +121,12 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
     let file = mesh_file_with("certificates: {ttl: 4s}", 2, DATABASE);
     write_database(&file);
     let mesh = file.up().unwrap();
-    let generation = |replica: &str| {
-        let status = mesh.status().unwrap();
-        let replicas = status["replicas"].as_array().unwrap().clone();
-        let found = replicas.iter().find(|found| found["replica"] == replica).unwrap();
-        found["generation"].as_u64().unwrap()
-    };
-    let before = [generation("web-1"), generation("orders-1")];
+    let before = [generation(&mesh, "web-1"), generation(&mesh, "orders-1")];
     let short = Load::start(&mesh, "orders", &["short", "62s", "4"]);
     let keep = Load::start(&mesh, "orders", &["keep", "62"]);
     let flow = Load::start(&mesh, "orders", &["flow", "60000000", "60"]);
     let session = database_session(&mesh);
-    wait_until("half of the rotations", || generation("web-1") >= before[0] + 10).unwrap();
+    wait_until("half of the rotations", || generation(&mesh, "web-1") >= before[0] + 10).unwrap();
     suspend(mesh.control_plane().unwrap(), Duration::from_secs(1));
     assert!(short.done_without_loss(&mesh) > 2000);
     assert!(keep.done_without_loss(&mesh) > 500);
@@ -119,7 +138,7 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
         "{}",
         complaint_of(&finished)
     );
-    let after = [generation("web-1"), generation("orders-1")];
+    let after = [generation(&mesh, "web-1"), generation(&mesh, "orders-1")];
     assert!(
         after[0] >= before[0] + 20 && after[1] >= before[1] + 20,
         "{before:?} to {after:?}"
