@@ -132,16 +132,24 @@ fn call_in_vain(world: &dyn World, port: u16) -> String {
     }
 }
 
+/// As docs/architecture.md has it. A reset that is quick enough is what a
+/// blocking connect() itself returns.
+fn is_a_reset_right_after_connect(seen: &str) -> bool {
+    matches!(seen, "open, took 0, then reset" | "reset")
+}
+
 #[test]
 fn a_refused_and_an_unreachable_peer_show_as_a_reset_right_after_connect_and_differ_in_nothing_else() {
     let (plain, mesh) = (Plain::new(), mesh(1));
     assert_eq!(call_in_vain(&plain, CLOSED_PORT), "refused");
-    assert_eq!(call_in_vain(&mesh, CLOSED_PORT), "open, took 0, then reset");
+    let seen = call_in_vain(&mesh, CLOSED_PORT);
+    assert!(is_a_reset_right_after_connect(&seen), "{seen}");
     for world in [&plain as &dyn World, &mesh] {
         worlds::refuse(world, 0);
     }
     assert_eq!(call_in_vain(&plain, PORTS[0]), "unreachable");
-    assert_eq!(call_in_vain(&mesh, PORTS[0]), "open, took 0, then reset");
+    let seen = call_in_vain(&mesh, PORTS[0]);
+    assert!(is_a_reset_right_after_connect(&seen), "{seen}");
 }
 
 /// So many connections between each pair at the same time: each says and hears
