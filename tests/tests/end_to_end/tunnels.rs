@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -65,7 +65,9 @@ fn generation(mesh: &Mesh, replica: &str) -> u64 {
 /// be used again is not kept for the minute that it might wait otherwise.
 #[test]
 fn a_new_certificate_retires_the_idle_tunnels_of_the_old_one() {
-    let mesh = mesh_file("certificates: {ttl: 14s}", 1).up().unwrap();
+    const LIFETIME: Duration = Duration::from_secs(30);
+    let began = Instant::now();
+    let mesh = mesh_file("certificates: {ttl: 30s}", 1).up().unwrap();
     let before = generation(&mesh, "web-1");
     let call = || Load::start(&mesh, "orders-1", &["short", "20", "1"]).done_without_loss(&mesh);
     let active = || metric(&mesh, "web", "watchword_tunnels_active", "");
@@ -74,6 +76,7 @@ fn a_new_certificate_retires_the_idle_tunnels_of_the_old_one() {
     assert!(active() > 0, "no tunnel waits");
     wait_until("the next certificate", || generation(&mesh, "web-1") > before).unwrap();
     wait_until("the old tunnels to be closed", || active() == 0).unwrap();
+    assert!(began.elapsed() < LIFETIME, "only now that they have expired");
     let shaken = handshakes();
     assert_eq!(call(), 20);
     assert!(handshakes() > shaken, "no new handshake");
@@ -145,6 +148,30 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
     );
 }
 
+/// Otherwise they would wait for a handshake that never comes.
+#[test]
+fn a_sidecar_that_drains_sends_new_callers_away_at_once() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    let keep = Load::start(&mesh, "orders", &["keep", "30"]);
+    wait_until("a connection to drain", || {
+        metric(&mesh, "orders", "watchword_tunnel_streams_total", "") > 0
+    })
+    .unwrap();
+    let short = Load::start(&mesh, "orders", &["short", "6s", "2"]);
+    wait_until("calls", || {
+        metric(&mesh, "orders", "watchword_tunnel_streams_total", "") > 20
+    })
+    .unwrap();
+    kill(sidecar(&mesh, "orders-1").unwrap(), Signal::SIGTERM).unwrap();
+    mesh.output()
+        .wait_for("a caller that was sent away", |line| {
+            line.contains("direction=outbound") && line.contains("closed-by-peer") && line.contains("Shutdown")
+        })
+        .unwrap();
+    // What outlasts the drain is reset, and the calls come back with the sidecar.
+    assert!(keep.done_and_lost().1 == 1 && short.done_and_lost().0 > 20);
+}
+
 #[test]
 fn a_replica_whose_sidecar_is_killed_costs_the_calls_on_it_and_no_other() {
     let mesh = mesh_file("", 2).up().unwrap();
@@ -203,4 +230,58 @@ fn a_service_whose_other_replica_is_away_can_still_call_itself() {
     for _ in 0..20 {
         mesh.exec_ok("self-1", &["python3", "-c", ask]).unwrap();
     }
+}
+
+/// As when a machine loses its power or a firewall its memory: no packet of
+/// the tunnel arrives any more, and nobody is told.
+#[test]
+fn a_call_that_finds_its_tunnel_silently_dead_is_carried_by_a_new_one() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    let record = mesh.record().unwrap();
+    let replica = |name: &str| {
+        let replicas = record["replicas"].as_array().unwrap();
+        replicas.iter().find(|found| found["name"] == name).unwrap()
+    };
+    let web = replica("web-1");
+    // One address, so that no other endpoint helps out.
+    let orders = replica("orders-1")["addresses"][0].as_str().unwrap();
+    Load::start(&mesh, orders, &["short", "5", "1"]).done_without_loss(&mesh);
+    let last_used = Instant::now();
+    let in_web = |command: &[&str]| {
+        watchword_tests::run(&mut mesh.in_network_of(web["holderPid"].as_i64().unwrap(), command)).unwrap()
+    };
+    let tunnels = in_web(&[
+        "ss",
+        "--tcp",
+        "--numeric",
+        "--no-header",
+        "state",
+        "established",
+        "dport = :9000",
+    ]);
+    assert!(!tunnels.trim().is_empty(), "no tunnel waits");
+    let ports: Vec<_> = tunnels
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.rsplit(':').next())
+        .collect();
+    let ports = ports.join(", ");
+    in_web(&[
+        "nft",
+        &format!(
+            "table inet silence {{ chain out {{ type filter hook output priority 0; tcp sport {{ {ports} }} drop; }}; \
+             chain in {{ type filter hook input priority 0; tcp dport {{ {ports} }} drop; }}; }}"
+        ),
+    ]);
+    // A tunnel that was used within a second is taken for alive.
+    wait_until("a tunnel that has waited", || {
+        last_used.elapsed() > Duration::from_millis(1500)
+    })
+    .unwrap();
+    let before = metric(&mesh, "web", HANDSHAKES, "");
+    let done = Load::start(&mesh, orders, &["short", "1", "1"]).done_without_loss(&mesh);
+    assert_eq!(done, 1);
+    assert!(
+        metric(&mesh, "web", HANDSHAKES, "") > before,
+        "the dead tunnel was not met"
+    );
 }
