@@ -3,7 +3,9 @@
 //!
 //! Invariants: a mesh runs as long as somebody holds a lock on its folder's
 //! `lock` file; whoever can take the lock for itself may remove the folder;
-//! no folder is used that others could have put there.
+//! who tries to take one holds the lock of the folder above, so that nobody
+//! takes a look at a mesh for the mesh itself; no folder is used that others
+//! could have put there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -70,13 +72,14 @@ impl MeshFolder {
         // Somebody may remove a stale folder while we take it: then again.
         for _ in 0..100 {
             make_base(base)?;
+            let Some(_turn) = turn(base)? else { continue };
             if !make(&path)? {
                 continue;
             }
             let Some(lock) = take(&path, name)? else { continue };
             empty(&path).map_err(|source| io_error("empty", &path, source))?;
             // From now on the supervisor may hold it together with us.
-            if lock.try_lock_shared().is_ok() && is_the_one(&lock, &path) {
+            if lock.try_lock_shared().is_ok() && is_same(&lock, &path.join("lock")) {
                 return Ok(Self { path, _lock: lock });
             }
         }
@@ -110,12 +113,15 @@ impl MeshFolder {
 /// Names of the meshes that run, sorted. Removes the folders of those that do
 /// not.
 pub(crate) fn running(base: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(base) else {
-        return Vec::new();
-    };
     if !is_ours(base, geteuid()) {
         return Vec::new();
     }
+    let Ok(Some(_turn)) = turn(base) else {
+        return Vec::new();
+    };
+    let Ok(entries) = fs::read_dir(base) else {
+        return Vec::new();
+    };
     let mut names = Vec::new();
     for entry in entries.flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -161,6 +167,19 @@ fn make_base(base: &Path) -> Result<(), FolderError> {
     }
 }
 
+/// The turn to try locks in `base`, until it is dropped; `None` when the folder
+/// vanished meanwhile. Nobody keeps it for longer than it takes to remove what
+/// is stale.
+fn turn(base: &Path) -> Result<Option<File>, FolderError> {
+    let folder = match File::open(base) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error("open", base, source)),
+    };
+    folder.lock().map_err(|source| io_error("lock", base, source))?;
+    Ok(is_same(&folder, base).then_some(folder))
+}
+
 /// Root's folders let the sidecars' user pass to their own; nobody else's
 /// let anyone. False when the folder above is gone.
 fn make(path: &Path) -> Result<bool, FolderError> {
@@ -198,15 +217,15 @@ fn take(path: &Path, name: &str) -> Result<Option<File>, FolderError> {
         Err(source) => return Err(io_error("open", &file, source)),
     };
     match lock.try_lock() {
-        Ok(()) => Ok(is_the_one(&lock, path).then_some(lock)),
+        Ok(()) => Ok(is_same(&lock, &file).then_some(lock)),
         Err(TryLockError::WouldBlock) => Err(FolderError::Running { name: name.to_owned() }),
         Err(TryLockError::Error(source)) => Err(io_error("lock", &file, source)),
     }
 }
 
-/// Whether the open file is still what lies in the folder.
-fn is_the_one(lock: &File, path: &Path) -> bool {
-    match (lock.metadata(), fs::symlink_metadata(path.join("lock"))) {
+/// Whether the open file is still what lies at its path.
+fn is_same(open: &File, path: &Path) -> bool {
+    match (open.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
         _ => false,
     }
@@ -256,6 +275,25 @@ mod tests {
         fs::write(base.path().join("other"), "").unwrap();
         assert!(running(base.path()).is_empty());
         assert!(!base.path().join("shop").exists(), "stale folders go");
+    }
+
+    #[test]
+    fn a_look_at_the_meshes_is_never_taken_for_a_mesh() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("other"), "").unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    running(base.path());
+                }
+            });
+            let made: Result<Vec<_>, _> = (0..2_000)
+                .map(|_| MeshFolder::create(base.path(), "shop").map(MeshFolder::remove))
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            made.unwrap();
+        });
     }
 
     #[test]

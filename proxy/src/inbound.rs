@@ -58,7 +58,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         stream.abort();
         return connection.end(&Ended::denied(&Refusal::of(Why::NotLocal)));
     }
-    let (tunnel, peer, generation) = match shake_hands(mesh, stream, from.ip()).await {
+    let (tunnel, peer, generation) = match Box::pin(shake_hands(mesh, stream, from.ip())).await {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),
     };
@@ -74,11 +74,12 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         from,
         dialled,
         expires: peer.svid().not_after().min(generation.svid().not_after()),
-        peer,
+        peer: peer.id().clone(),
         own: generation.svid().id().clone(),
         trust: Arc::clone(generation.bundle()),
     };
-    drop(generation);
+    // What stands here while the tunnel is idle is held for each of them.
+    drop((generation, peer));
     if let Err(error) = caller.serve_streams(tunnel).await {
         caller.report(&error);
     }
@@ -132,7 +133,7 @@ struct Caller<'a> {
     mesh: &'a Mesh,
     from: SocketAddr,
     dialled: SocketAddr,
-    peer: Peer,
+    peer: SpiffeId,
     own: SpiffeId,
     /// The earlier end of both certificates of the handshake.
     expires: SystemTime,
@@ -145,7 +146,7 @@ impl Caller<'_> {
     async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
         while let Some(opening) = tunnel.next(self.goodbye()).await? {
             let mut connection = self.mesh.connections.begin(Direction::Inbound, self.from, self.dialled);
-            connection.set_peer(self.peer.id().to_string());
+            connection.set_peer(self.peer.to_string());
             match Box::pin(self.serve(opening, connection)).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
@@ -157,7 +158,7 @@ impl Caller<'_> {
     /// The tunnel has failed. That the other side broke the protocol is
     /// counted, and said although no stream was open.
     fn report(&self, error: &TunnelError) {
-        let (from, peer, reason) = (self.from, self.peer.id(), error.label());
+        let (from, peer, reason) = (self.from, &self.peer, error.label());
         if self.count_violation(error) {
             tracing::warn!(%from, %peer, reason, %error, "the other side broke watchword/1: tunnel closed");
         } else {
@@ -212,7 +213,7 @@ impl Caller<'_> {
     ) -> Result<Option<ServerTunnel<TunnelIo>>, TunnelError> {
         let question = Question {
             service: self.own.clone(),
-            peer: self.peer.id().clone(),
+            peer: self.peer.clone(),
             port: self.dialled.port(),
         };
         let changes = self.mesh.snapshots.policy_changes();
@@ -294,7 +295,7 @@ impl Caller<'_> {
 
     /// Policy and rule are for the own trust domain: to another only the reason.
     fn word_for(&self, refusal: &Refusal) -> Denied {
-        let same_domain = self.peer.id().trust_domain() == self.own.trust_domain();
+        let same_domain = self.peer.trust_domain() == self.own.trust_domain();
         let name =
             |name: &Option<std::sync::Arc<str>>| name.as_deref().filter(|_| same_domain).unwrap_or_default().to_owned();
         Denied {

@@ -38,7 +38,7 @@ impl Mesh {
     pub(crate) fn for_worker(&self) -> Self {
         Self {
             handshakes: Handshakes::default(),
-            tunnels: Tunnels::default(),
+            tunnels: self.tunnels.for_worker(),
             loads: Arc::default(),
             ..self.clone()
         }

@@ -121,7 +121,7 @@ enum Tried {
 /// Carries the call to one endpoint. A warm tunnel that the endpoint has left
 /// meanwhile is replaced by a new one, once.
 async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -> Tried {
-    let mut taken = mesh.tunnels.get(mesh, endpoint).await;
+    let mut taken = mesh.tunnels.get(endpoint).await;
     loop {
         let Pooled {
             tunnel,
@@ -134,7 +134,7 @@ async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -
         mesh.connections.telemetry().stream_opened();
         let Carried { tunnel, end } = tunnel.carry(call, std::future::pending()).await;
         if let Some(tunnel) = tunnel {
-            mesh.tunnels.put_back(mesh, endpoint, tunnel, standing);
+            mesh.tunnels.put_back(endpoint, tunnel, standing);
         }
         match end {
             End::Denied(denied) => return Tried::Over(Ended::denied_by_peer(&denied)),
@@ -149,7 +149,7 @@ async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -
             End::Replay { why, call: again } if is_warm => {
                 tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
                 call = again;
-                taken = mesh.tunnels.get_new(mesh, endpoint).await;
+                taken = mesh.tunnels.get_new(endpoint).await;
             }
             End::Replay { why, call } => return Tried::Unreached(call, Ended::failed(why.label(), why.to_string())),
         }

@@ -23,7 +23,7 @@ use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
-use crate::tunnels::Tunnels;
+use crate::tunnels::{Means, Tunnels};
 use crate::worker::{self, Listeners};
 
 /// Runs the sidecar until SIGTERM or SIGINT.
@@ -46,14 +46,20 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     let telemetry = Telemetry::new(&metrics.meter());
     let readiness = Readiness::default();
     let now = Arc::clone(&clock);
-    let mesh = Mesh {
+    let means = Means {
         credentials: Credentials::new(Now::new(move || now.now())),
-        snapshots: Arc::new(Snapshots::new()),
-        connections: Connections::new(Arc::clone(&clock), telemetry.clone()),
         dialler: dialler(&config).await?,
+        clock: Arc::clone(&clock),
+        telemetry: telemetry.clone(),
+    };
+    let mesh = Mesh {
+        credentials: means.credentials.clone(),
+        snapshots: Arc::new(Snapshots::new()),
+        connections: Connections::new(Arc::clone(&clock), telemetry),
+        dialler: means.dialler,
         clock,
         handshakes: Handshakes::default(),
-        tunnels: Tunnels::default(),
+        tunnels: Tunnels::new(means),
         loads: Arc::default(),
         live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),

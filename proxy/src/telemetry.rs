@@ -42,49 +42,33 @@ impl Drop for ActiveTunnel {
 
 impl Telemetry {
     pub(crate) fn new(meter: &Meter) -> Self {
+        let counter = |name, says| meter.u64_counter(name).with_description(says).build();
+        let level = |name, says| meter.i64_up_down_counter(name).with_description(says).build();
         Self {
-            connections: meter
-                .u64_counter("watchword_connections")
-                .with_description("Connections that ended, by how.")
-                .build(),
-            active: meter
-                .i64_up_down_counter("watchword_connections_active")
-                .with_description("Connections that are open.")
-                .build(),
-            bytes: meter
-                .u64_counter("watchword_bytes")
-                .with_description("Bytes of the app that were carried.")
-                .build(),
-            handshakes: meter
-                .u64_counter("watchword_tunnel_handshakes")
-                .with_description("Handshakes of tunnels, by result.")
-                .build(),
+            connections: counter("watchword_connections", "Connections that ended, by how."),
+            active: level("watchword_connections_active", "Connections that are open."),
+            bytes: counter("watchword_bytes", "Bytes of the app that were carried."),
+            handshakes: counter("watchword_tunnel_handshakes", "Handshakes of tunnels, by result."),
             handshake_duration: meter
                 .f64_histogram("watchword_handshake_duration")
                 .with_unit("s")
                 .with_boundaries(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
                 .with_description("Time of a tunnel's handshake.")
                 .build(),
-            tunnels: meter
-                .i64_up_down_counter("watchword_tunnels_active")
-                .with_description("Tunnels that are open, with a stream or idle.")
-                .build(),
-            streams: meter
-                .u64_counter("watchword_tunnel_streams")
-                .with_description("Streams that were opened.")
-                .build(),
-            violations: meter
-                .u64_counter("watchword_tunnel_violations")
-                .with_description("Tunnels that were closed because the other side broke watchword/1.")
-                .build(),
-            decisions: meter
-                .u64_counter("watchword_policy_decisions")
-                .with_description("Decisions of policies, with the rule that made them.")
-                .build(),
-            renewals: meter
-                .u64_counter("watchword_certificate_renewals")
-                .with_description("Certificates asked for, by result.")
-                .build(),
+            tunnels: level(
+                "watchword_tunnels_active",
+                "Tunnels that are open, with a stream or idle.",
+            ),
+            streams: counter("watchword_tunnel_streams", "Streams that were opened."),
+            violations: counter(
+                "watchword_tunnel_violations",
+                "Tunnels that were closed because the other side broke watchword/1.",
+            ),
+            decisions: counter(
+                "watchword_policy_decisions",
+                "Decisions of policies, with the rule that made them.",
+            ),
+            renewals: counter("watchword_certificate_renewals", "Certificates asked for, by result."),
             expiry: meter
                 .u64_gauge("watchword_certificate_expiry_timestamp")
                 .with_unit("s")
@@ -94,14 +78,11 @@ impl Telemetry {
                 .u64_gauge("watchword_identity_generation")
                 .with_description("Grows with each new certificate or bundle.")
                 .build(),
-            snapshots: meter
-                .u64_counter("watchword_snapshots")
-                .with_description("Snapshots received, by result.")
-                .build(),
-            accept_pauses: meter
-                .u64_counter("watchword_accept_pauses")
-                .with_description("Times that new connections had to wait, mostly for descriptors.")
-                .build(),
+            snapshots: counter("watchword_snapshots", "Snapshots received, by result."),
+            accept_pauses: counter(
+                "watchword_accept_pauses",
+                "Times that new connections had to wait, mostly for descriptors.",
+            ),
             peers: Arc::default(),
         }
     }

@@ -14,15 +14,18 @@ use watchword_tunnel::{AppStream, Transport};
 use crate::telemetry::{ActiveTunnel, Telemetry};
 
 /// TLS over TCP, under a tunnel that counts as active until it is dropped.
+///
+/// TLS has a box of its own: what holds a tunnel is moved from future to
+/// future, and each of them would have room for all of it.
 pub(crate) struct TunnelIo {
-    tls: TlsStream<TcpStream>,
+    tls: Box<TlsStream<TcpStream>>,
     _active: ActiveTunnel,
 }
 
 impl TunnelIo {
     pub(crate) fn new(tls: TlsStream<TcpStream>, telemetry: &Telemetry) -> Self {
         Self {
-            tls,
+            tls: Box::new(tls),
             _active: telemetry.active_tunnel(),
         }
     }

@@ -126,7 +126,7 @@ async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Resu
     }
     accepting.spawn({
         let mesh = mesh.clone();
-        async move { mesh.tunnels.retire(&mesh).await }
+        async move { mesh.tunnels.retire(&mesh.snapshots, &mesh.loads).await }
     });
     shutdown.requested().await;
     // Callers are still heard, and told to go elsewhere.

@@ -395,20 +395,25 @@ echo 'CREATE DATABASE open;' | postgres --single -D "$data" postgres >&2
 exec postgres -D "$data" -h '*' -k "" -c fsync=off -c dynamic_shared_memory_type=mmap
 "#;
 
+pub(crate) const DATABASE: &str =
+    "db: {run: [sh, postgres.sh], directory: open, ports: {5432: tcp}, healthy: {port: 5432}}\n";
+
 fn database() -> Mesh {
-    let services = "\
-web: {run: [sleep, infinity]}
-db: {run: [sh, postgres.sh], directory: open, ports: {5432: tcp}, healthy: {port: 5432}}
-";
+    let services = format!("web: {{run: [sleep, infinity]}}\n{DATABASE}");
     let policies = "name: db\nservice: spiffe://example.org/db\nallow:\n  - from: [spiffe://example.org/web]\n";
-    let file = MeshFile::new(services, policies).unwrap();
+    let file = MeshFile::new(&services, policies).unwrap();
+    write_database(&file);
+    file.up().unwrap()
+}
+
+/// What `DATABASE` runs.
+pub(crate) fn write_database(file: &MeshFile) {
     let folder = file.folder().join("open");
     std::fs::create_dir(&folder).unwrap();
     file.write("open/postgres.sh", POSTGRES).unwrap();
     // It runs as somebody else when we are root.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&folder, open).unwrap();
-    file.up().unwrap()
 }
 
 fn psql<'a>(host: &'a str, database: &'a str) -> Vec<&'a str> {

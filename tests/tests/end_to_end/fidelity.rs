@@ -6,6 +6,7 @@ mod cases;
 mod talk;
 mod worlds;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cases::{CASES, Case, SILENT};
@@ -40,12 +41,19 @@ fn play(world: &dyn World, cases: &[Case]) -> Vec<Played> {
     let bulk = from_environment(BULK, 1 << 30).to_string();
     let on_port = |port: u16| -> Vec<_> {
         let mut talk = None;
+        let mut is_stuck = false;
         let cases = cases.iter().filter(|case| PORTS[case.group % PORTS.len()] == port);
         cases
             .map(|case| {
                 let talk = talk.get_or_insert_with(|| Talk::begin(world, 0, port, pause));
                 let began = Instant::now();
-                let text = transcript(talk, &case.script.replace("BULK", &bulk));
+                let text = if is_stuck {
+                    // Each would wait for long, too, and tell nothing new.
+                    "not played, since an earlier case got stuck\n".to_owned()
+                } else {
+                    transcript(talk, &case.script.replace("BULK", &bulk))
+                };
+                is_stuck |= text.contains("nothing\n") || text.contains("NO ANSWER");
                 let (name, took) = (case.name, began.elapsed());
                 Played { name, text, took }
             })
@@ -124,16 +132,24 @@ fn call_in_vain(world: &dyn World, port: u16) -> String {
     }
 }
 
+/// As docs/architecture.md has it. A reset that is quick enough is what a
+/// blocking connect() itself returns.
+fn is_a_reset_right_after_connect(seen: &str) -> bool {
+    matches!(seen, "open, took 0, then reset" | "reset")
+}
+
 #[test]
 fn a_refused_and_an_unreachable_peer_show_as_a_reset_right_after_connect_and_differ_in_nothing_else() {
     let (plain, mesh) = (Plain::new(), mesh(1));
     assert_eq!(call_in_vain(&plain, CLOSED_PORT), "refused");
-    assert_eq!(call_in_vain(&mesh, CLOSED_PORT), "open, took 0, then reset");
+    let seen = call_in_vain(&mesh, CLOSED_PORT);
+    assert!(is_a_reset_right_after_connect(&seen), "{seen}");
     for world in [&plain as &dyn World, &mesh] {
         worlds::refuse(world, 0);
     }
     assert_eq!(call_in_vain(&plain, PORTS[0]), "unreachable");
-    assert_eq!(call_in_vain(&mesh, PORTS[0]), "open, took 0, then reset");
+    let seen = call_in_vain(&mesh, PORTS[0]);
+    assert!(is_a_reset_right_after_connect(&seen), "{seen}");
 }
 
 /// So many connections between each pair at the same time: each says and hears
@@ -168,14 +184,14 @@ fn ten_thousand_connections_at_once_are_all_served_and_all_end_in_order() {
          both disperse\n  caller: {each} ended in order\n  server: {each} ended in order\n"
     );
     assert_eq!(without, [expected.as_str(); PAIRS]);
-    let log = || {
-        mesh.output()
-            .text()
-            .lines()
-            .rev()
-            .take(50)
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    assert_eq!(with, without, "{}", log());
+    assert_eq!(with, without, "{:?}", reasons(&mesh.output().text()));
+}
+
+/// How often the log names each reason.
+fn reasons(log: &str) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for word in log.split_whitespace().filter(|word| word.starts_with("reason=")) {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts
 }

@@ -146,11 +146,16 @@ print(json.dumps({"done": done, "answers": answers, "failures": failures[:20], "
 /// A mesh file whose `orders` serve such load, in so many replicas. `deaf` has
 /// two, of which one never listens.
 pub(crate) fn mesh_file(top: &str, replicas: usize) -> MeshFile {
+    mesh_file_with(top, replicas, "")
+}
+
+/// The same, with more services.
+pub(crate) fn mesh_file_with(top: &str, replicas: usize, more: &str) -> MeshFile {
     let services = format!(
         "web: {{run: [sleep, infinity]}}\n\
          orders: {{run: [python3, server.py, '9000', orders], ports: {{9000: tcp}}, replicas: {replicas}, \
          healthy: {{port: 9000}}}}\n\
-         deaf: {{run: [python3, server.py, '9000', deaf], ports: {{9000: tcp}}, replicas: 2}}"
+         deaf: {{run: [python3, server.py, '9000', deaf], ports: {{9000: tcp}}, replicas: 2}}\n{more}"
     );
     let policies = "name: orders\nservice: spiffe://example.org/*\n\
                     allow: [{name: web calls, from: [spiffe://example.org/web]}]\n";

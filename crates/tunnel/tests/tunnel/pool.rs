@@ -1,8 +1,10 @@
 //! Tunnels that wait, and callers that wait for them.
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -178,6 +180,29 @@ async fn what_comes_is_not_lost_on_a_caller_who_has_stopped_waiting() {
     pool.put(&"a", given_back, 1);
     assert_eq!(second.await.unwrap().unwrap().facts, 1);
     drop(made);
+}
+
+/// Numbers begin anew with a key that leads somewhere again, while somebody
+/// may still be about to take what the old one gave.
+#[tokio::test(start_paused = true)]
+async fn who_was_served_takes_nobody_out_of_a_queue_that_formed_since() {
+    let pool = Pool::default();
+    let mut nobody = Context::from_waker(Waker::noop());
+    let (made, dialling) = dial();
+    let mut first = pin!(pool.wait_or_dial(&"a", dialling));
+    assert!(first.as_mut().poll(&mut nobody).is_pending());
+    let (tunnel, _peer) = client_and_peer();
+    made.send(Ok((tunnel, 1))).unwrap();
+    settle().await;
+    assert!(pool.take(&"a", ANY).is_none());
+    let (made, dialling) = dial();
+    let mut second = pin!(pool.wait_or_dial(&"a", dialling));
+    assert!(second.as_mut().poll(&mut nobody).is_pending());
+    assert_eq!(first.await.unwrap().facts, 1);
+    let (tunnel, _peer) = client_and_peer();
+    made.send(Ok((tunnel, 2))).unwrap();
+    let taken = timeout(Duration::from_secs(1), second).await;
+    assert_eq!(taken.unwrap().unwrap().facts, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ const FULL: Duration = Duration::from_millis(500);
 /// Between two looks at what can't be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// What a slow reader takes at once.
-const SIP: usize = 4096;
+const SIP: usize = 8192;
 /// More than all buffers on the way hold together.
 const PUSHED: usize = 256 * 1024 * 1024;
 

@@ -281,6 +281,28 @@ pub(crate) const CASES: &[Case] = &[
         server close",
     ),
     case(
+        3,
+        "a slow caller that has ended its half takes all that a server left when it closed",
+        "open
+        caller end
+        server read
+        server fill
+        server close
+        caller sip
+        caller close",
+    ),
+    case(
+        3,
+        "a slow server that has ended its half takes all that a caller left when it closed",
+        "open
+        server end
+        caller read
+        caller fill
+        caller close
+        server sip
+        server close",
+    ),
+    case(
         4,
         "a server pauses while the caller waits for it",
         "open

@@ -1,0 +1,215 @@
+//! A mesh of two services with one sidecar each, and what the kernel and the
+//! sidecars say of them.
+//!
+//! Must not know: what is measured.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use watchword_tests::{Mesh, MeshFile, wait_until};
+
+use crate::load;
+
+/// The service that calls, and the one that is called.
+pub(crate) const SERVICES: [&str; 2] = ["web", "orders"];
+/// Descriptors that the largest measurement takes in one sidecar, with room.
+const DESCRIPTORS: u64 = 32_768;
+
+const POLICY: &str = "name: orders\nservice: spiffe://example.org/orders\n\
+                      allow: [{name: web calls, from: [spiffe://example.org/web]}]\n";
+
+/// The limit of open files, for us and all that we start: as far as it goes.
+pub(crate) fn raise_limits() {
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let enough = most.max(DESCRIPTORS);
+    // The first is for root alone.
+    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
+/// Connections that a sidecar has descriptors for: each takes two, and some
+/// are kept for other things.
+pub(crate) fn most_connections() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(limit.saturating_sub(600) / 2).unwrap_or(usize::MAX)
+}
+
+/// The mesh, running.
+pub(crate) struct Bed {
+    pub(crate) mesh: Mesh,
+    program: PathBuf,
+    /// In the order of [`SERVICES`].
+    sidecars: [i64; 2],
+}
+
+impl Bed {
+    /// `top`: more keys of the mesh file.
+    pub(crate) fn start(top: &str) -> Result<Self> {
+        let run = format!("run: [./program, {}, serve]", load::COMMAND);
+        let port = load::PORT;
+        let services = format!(
+            "web: {{run: [sleep, infinity]}}\n\
+             orders: {{{run}, ports: {{{port}: tcp}}, healthy: {{port: {port}}}}}"
+        );
+        let file = MeshFile::with(top, &services, POLICY)?;
+        // The programs run as somebody else, who may not look into our folders.
+        let program = file.folder().join("program");
+        fs::copy(std::env::current_exe()?, &program)?;
+        let mesh = file.up()?;
+        let record = mesh.record()?;
+        let replicas = record["replicas"].as_array().context("a record has replicas")?;
+        let sidecar = |service: &str| {
+            let name = format!("{service}-1");
+            let found = replicas.iter().find(|replica| replica["name"] == name.as_str());
+            found.and_then(|replica| replica["proxyPid"].as_i64()).context(name)
+        };
+        let sidecars = [sidecar("web")?, sidecar("orders")?];
+        let bed = Self {
+            mesh,
+            program,
+            sidecars,
+        };
+        Ok(bed)
+    }
+
+    /// A load of `web`, to its end.
+    pub(crate) fn load(&self, words: &[&str]) -> Result<String> {
+        self.run("web", words)
+    }
+
+    /// Opens so many connections of `web`, one byte each way on each.
+    pub(crate) fn hold(&self, count: usize) -> Result<Held> {
+        let count = count.to_string();
+        let mut command = self.mesh.exec_command("web", &self.words(&["hold", &count])?)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("stdout is piped")?;
+        let input = child.stdin.take();
+        let mut held = Held {
+            child,
+            input,
+            output: BufReader::new(output),
+        };
+        held.hear("open").with_context(|| self.warnings())?;
+        Ok(held)
+    }
+
+    /// What went wrong, as the sidecars say.
+    fn warnings(&self) -> String {
+        let text = self.mesh.output().text();
+        let warnings: Vec<_> = text.lines().filter(|line| line.contains("WARN")).take(20).collect();
+        warnings.join("\n")
+    }
+
+    /// The sum of a sidecar's metric over all labels.
+    pub(crate) fn metric(&self, service: &str, name: &str) -> Result<u64> {
+        let page = self.run(service, &["metrics"])?;
+        let lines = page.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Waits until no connection is open in either sidecar.
+    pub(crate) fn wait_until_idle(&self) -> Result<()> {
+        for service in SERVICES {
+            wait_until("all connections to end", || {
+                self.metric(service, "watchword_connections_active")
+                    .is_ok_and(|open| open == 0)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Seconds of CPU that the sidecars have used, in the order of [`SERVICES`].
+    pub(crate) fn cpu(&self) -> Result<[f64; 2]> {
+        let [web, orders] = self.sidecars;
+        Ok([cpu_of(web)?, cpu_of(orders)?])
+    }
+
+    /// Resident memory of the sidecars in KiB, in the order of [`SERVICES`].
+    pub(crate) fn memory(&self) -> Result<[f64; 2]> {
+        let [web, orders] = self.sidecars;
+        Ok([memory_of(web)?, memory_of(orders)?])
+    }
+
+    fn run(&self, service: &str, words: &[&str]) -> Result<String> {
+        self.mesh.exec_ok(service, &self.words(words)?)
+    }
+
+    fn words<'a>(&'a self, words: &[&'a str]) -> Result<Vec<&'a str>> {
+        let program = self.program.to_str().context("the path of a temporary folder")?;
+        Ok([&[program, load::COMMAND], words].concat())
+    }
+}
+
+/// Connections that are open until they are closed or dropped.
+pub(crate) struct Held {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Held {
+    /// Closes them in order, and waits until that is done.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.input = None;
+        self.hear("closed")?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the load ended with {status}");
+        Ok(())
+    }
+
+    fn hear(&mut self, wanted: &str) -> Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(line.trim() == wanted, "the load said {line:?} instead of {wanted}");
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// What was added, in the order of [`SERVICES`].
+pub(crate) fn added(before: [f64; 2], after: [f64; 2]) -> [f64; 2] {
+    let ([web, orders], [later_web, later_orders]) = (before, after);
+    [later_web - web, later_orders - orders]
+}
+
+/// All threads of a process; those that have ended do not count.
+fn cpu_of(pid: i64) -> Result<f64> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that ends just now has no file any more.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        nanoseconds += text
+            .split(' ')
+            .next()
+            .context("schedstat has numbers")?
+            .parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
+}
+
+fn memory_of(pid: i64) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    Ok(kibibytes.context("a process has a VmRSS")?.parse()?)
+}
