@@ -103,7 +103,7 @@ async fn what_a_widened_role_signs_is_withheld() {
         (
             "signs-certificates",
             &["key_usage=DigitalSignature,CertSign"],
-            "signed-key-usage",
+            "leaf-may-sign",
         ),
         (
             "is-no-leaf",

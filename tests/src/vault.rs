@@ -258,8 +258,11 @@ impl Vault {
         for line in fs::read_to_string(self.audit_file())?.lines() {
             let line: Value = serde_json::from_str(line)?;
             let path = line["request"]["path"].as_str().unwrap_or_default();
-            if line["type"] == "response" && path.starts_with(&format!("{MOUNT}/sign/")) && line["error"].is_null() {
-                let serial = line["response"]["data"]["serial_number"].as_str();
+            let data = &line["response"]["data"];
+            // A refusal is told within the data.
+            let is_signed = line["error"].is_null() && data["error"].is_null();
+            if line["type"] == "response" && path.starts_with(&format!("{MOUNT}/sign/")) && is_signed {
+                let serial = data["serial_number"].as_str();
                 serials.push(serial.context("a response has a serial")?.replace(':', ""));
             }
         }

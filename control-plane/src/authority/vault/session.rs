@@ -153,7 +153,7 @@ impl Session {
         match self.log_in(&mut state).await {
             Ok(token) => {
                 // A refused token that is replaced may be refused again, for want of a right: the next login waits.
-                let again = old.is_some_and(|old| old.secret == token.secret);
+                let again = token.file.is_some() && old.is_some_and(|old| old.secret == token.secret);
                 note_login(&mut state, !was_refused);
                 if again && was_refused {
                     state.token = Some(token);
