@@ -313,7 +313,7 @@ impl Core {
         };
         let now = clock.now();
         let epoch = records
-            .update(|state| {
+            .update(move |state| {
                 state.sweep(now);
                 state.epoch += 1;
                 state.epoch
@@ -374,7 +374,7 @@ async fn keep_house(enrolment: Arc<Enrolment>, snapshots: Snapshots) -> Result<(
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let now = enrolment.clock.now();
-        if let Err(error) = enrolment.records.update(|state| state.sweep(now)).await {
+        if let Err(error) = enrolment.records.update(move |state| state.sweep(now)).await {
             tracing::error!(%error, "the state can't be swept");
         }
         if let Err(error) = enrolment.issuer.authority().maintain(now).await {

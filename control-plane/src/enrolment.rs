@@ -102,15 +102,13 @@ impl Enrolment {
         self.registry.load().admit(id)?;
         let fresh = FreshToken::draw().ok_or(Refusal::Random)?;
         let now = self.clock.now();
+        let (text, owner) = (fresh.text(id), id.clone());
         let expires_at = self
             .records
-            .update(|state| token::create(state, &fresh, id, now))
+            .update(move |state| token::create(state, &fresh, &owner, now))
             .await??;
         tracing::info!(%id, expires_at, "made a join token");
-        Ok(NewToken {
-            text: fresh.text(id),
-            expires_at,
-        })
+        Ok(NewToken { text, expires_at })
     }
 
     /// The first SVID, for a join token.
@@ -124,22 +122,23 @@ impl Enrolment {
     }
 
     async fn try_attest(&self, csr: &[u8], join_token: &str) -> Result<Svid, Refusal> {
-        let secret = TokenSecret::from_text(join_token)?;
+        let secret = Arc::new(TokenSecret::from_text(join_token)?);
         let now = self.clock.now();
         token::look_up(&*self.records.read().await?, &secret, now)?;
-        let csr = Csr::from_der(csr)?;
+        let csr = Arc::new(Csr::from_der(csr)?);
         let id = csr.id().clone();
         self.registry.load().admit(&id)?;
+        let (claimed, request) = (Arc::clone(&secret), Arc::clone(&csr));
         let claim = self
             .records
-            .update(|state| token::claim(state, &secret, &csr, now))
+            .update(move |state| token::claim(state, &claimed, &request, now))
             .await??;
         if let Claim::Again(chain) = claim {
             return kept(&chain);
         }
         let svid = self.issuer.issue(&csr, &id).await?;
         let issued = lineage::issued(&svid, csr.key_digest());
-        let begun = self.records.update(|state| {
+        let begun = self.records.update(move |state| {
             // The same caller may have asked twice at once: the first counts.
             if let Claim::Again(chain) = token::claim(state, &secret, &csr, now)? {
                 return Ok(chain);
@@ -164,15 +163,17 @@ impl Enrolment {
 
     async fn try_renew(&self, csr: &[u8], current: &Svid) -> Result<Svid, Refusal> {
         let csr = Csr::from_der(csr)?;
+        let current = Arc::new(current.clone());
         if csr.id() != current.id() {
             let (svid, requested) = (current.id().to_string(), csr.id().to_string());
             return Err(LineageError::OtherId { svid, requested }.into());
         }
         self.registry.load().admit(current.id())?;
         let key = csr.key_digest();
+        let (renewed, asked) = (Arc::clone(&current), key.clone());
         let renewal = self
             .records
-            .update(|state| lineage::renew(state, current, &key))
+            .update(move |state| lineage::renew(state, &renewed, &asked))
             .await??;
         if let Renewal::Again(chain) = renewal {
             return kept(&chain);
@@ -181,7 +182,7 @@ impl Enrolment {
         let issued = lineage::issued(&svid, key);
         let chain = self
             .records
-            .update(|state| lineage::succeed(state, current, &issued))
+            .update(move |state| lineage::succeed(state, &current, &issued))
             .await??;
         answer(svid, &chain)
     }
@@ -193,7 +194,8 @@ impl Enrolment {
     pub async fn admit(&self, svid: &Svid) -> Result<(), Refusal> {
         let noted = async {
             self.registry.load().admit(svid.id())?;
-            Ok(self.records.update(|state| lineage::used(state, svid)).await??)
+            let seen = svid.clone();
+            Ok(self.records.update(move |state| lineage::used(state, &seen)).await??)
         };
         noted
             .await

@@ -9,10 +9,11 @@ mod file;
 mod state;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
 
 pub use file::FileStore;
 pub use state::{IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
@@ -21,6 +22,8 @@ use crate::state_folder::FolderError;
 
 /// Lost races in a row before an update gives up.
 const MAX_ATTEMPTS: usize = 16;
+/// Changes that are written together at most, and as many may wait.
+const MAX_TOGETHER: usize = 1024;
 
 /// Why the state can't be read or written.
 #[derive(Debug, Error)]
@@ -41,6 +44,9 @@ pub enum StoreError {
     /// Somebody else wrote first.
     #[error("the state was changed by another control plane at the same moment: try again")]
     Conflict,
+    /// What a change met that was written together with others.
+    #[error(transparent)]
+    Together(#[from] Arc<StoreError>),
     /// The writing task was cut.
     #[error("the state can't be written: the process is stopping")]
     Stopping,
@@ -72,21 +78,29 @@ pub trait Store: Debug + Send + Sync {
 }
 
 /// The state, for those who change it.
+///
+/// Changes that come while one is being written are written together, so that
+/// a thousand callers do not wait for a thousand syncs of a file.
 #[derive(Debug, Clone)]
 pub struct Records {
     store: Arc<dyn Store>,
-    // Updates of this process take turns, or they would lose races to one
-    // another; the store settles those between processes.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    // Changes of this process go through one writer, or they would lose races
+    // to one another; the store settles those between processes.
+    changes: mpsc::Sender<Change>,
+}
+
+/// A change and where its caller waits.
+struct Change {
+    make: Box<dyn FnMut(&mut State) + Send>,
+    written: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Records {
-    /// Kept in `store`.
+    /// Kept in `store`. Must be called within a runtime.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            turn: Arc::default(),
-        }
+        let (changes, incoming) = mpsc::channel(MAX_TOGETHER);
+        tokio::spawn(write_changes(Arc::clone(&store), incoming));
+        Self { store, changes }
     }
 
     /// The newest state.
@@ -99,26 +113,58 @@ impl Records {
 
     /// Changes the state and returns what `change` said of it, once it is
     /// written. `change` may be called several times, each on a newer state.
+    /// It is made even when the caller gives up meanwhile.
     ///
     /// # Errors
     /// See [`StoreError`]; nothing was changed then.
-    pub async fn update<T>(&self, mut change: impl FnMut(&mut State) -> T + Send) -> Result<T, StoreError> {
-        let _turn = self.turn.lock().await;
-        for _ in 0..MAX_ATTEMPTS {
-            let Versioned { version, state } = self.store.read().await?;
-            let mut next = State::clone(&state);
-            let outcome = change(&mut next);
-            if next == *state {
-                return Ok(outcome);
-            }
-            match self.store.compare_and_swap(version, next).await {
-                Ok(()) => return Ok(outcome),
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Conflict)
+    pub async fn update<T: Send + 'static>(
+        &self,
+        mut change: impl FnMut(&mut State) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&outcome);
+        let make = Box::new(move |state: &mut State| {
+            let said = change(state);
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+        });
+        let (written, waiting) = oneshot::channel();
+        let change = Change { make, written };
+        self.changes.send(change).await.map_err(|_| StoreError::Stopping)?;
+        waiting.await.map_err(|_| StoreError::Stopping)??;
+        let said = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        said.ok_or(StoreError::Stopping)
     }
+}
+
+/// Writes what comes in, until nobody is left who could send something.
+async fn write_changes(store: Arc<dyn Store>, mut incoming: mpsc::Receiver<Change>) {
+    let mut together = Vec::new();
+    while incoming.recv_many(&mut together, MAX_TOGETHER).await > 0 {
+        let result = write_together(store.as_ref(), &mut together).await.map_err(Arc::new);
+        for change in together.drain(..) {
+            let result = result.as_ref().map(|()| ()).map_err(|error| Arc::clone(error).into());
+            // Who gave up is told nothing.
+            let _ = change.written.send(result);
+        }
+    }
+}
+
+async fn write_together(store: &dyn Store, changes: &mut [Change]) -> Result<(), StoreError> {
+    for _ in 0..MAX_ATTEMPTS {
+        let Versioned { version, state } = store.read().await?;
+        let mut next = State::clone(&state);
+        for change in &mut *changes {
+            (change.make)(&mut next);
+        }
+        if next == *state {
+            return Ok(());
+        }
+        match store.compare_and_swap(version, next).await {
+            Err(StoreError::Conflict) => {}
+            result => return result,
+        }
+    }
+    Err(StoreError::Conflict)
 }
 
 /// Whole seconds since 1970, as kept in the state.

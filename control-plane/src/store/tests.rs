@@ -49,7 +49,13 @@ async fn what_was_written_is_there_after_a_restart() {
     assert_eq!(epoch, 1);
     let before = records.read().await.unwrap();
     drop(records);
-    let again = FileStore::open(&path).unwrap();
+    // The writer lets go of the folder when it is run next.
+    let again = loop {
+        match FileStore::open(&path) {
+            Ok(store) => break store,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
     assert_eq!(again.read().await.unwrap().state, before);
 }
 
@@ -132,6 +138,92 @@ async fn updates_at_the_same_time_all_count() {
         task.await.unwrap().unwrap();
     }
     assert_eq!(records.read().await.unwrap().epoch, 40);
+}
+
+/// Writes when it is let, or fails.
+#[derive(Debug)]
+struct Slow {
+    inner: FileStore,
+    writes: std::sync::atomic::AtomicUsize,
+    gate: tokio::sync::Semaphore,
+    fails: bool,
+}
+
+impl Slow {
+    fn new(folder: &std::path::Path, fails: bool) -> Arc<Self> {
+        Arc::new(Self {
+            inner: FileStore::open(&folder.join("state")).unwrap(),
+            writes: Default::default(),
+            gate: tokio::sync::Semaphore::new(0),
+            fails,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Store for Slow {
+    async fn read(&self) -> Result<Versioned, StoreError> {
+        self.inner.read().await
+    }
+
+    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError> {
+        self.writes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.gate.acquire().await.unwrap().forget();
+        if self.fails {
+            return Err(StoreError::Stopping);
+        }
+        self.inner.compare_and_swap(expected, state).await
+    }
+}
+
+#[tokio::test]
+async fn what_comes_during_a_write_is_written_together_and_each_gets_its_own_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Slow::new(folder.path(), false);
+    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>);
+    let update = || {
+        let records = records.clone();
+        tokio::spawn(async move {
+            let count = |state: &mut State| {
+                state.epoch += 1;
+                state.epoch
+            };
+            records.update(count).await
+        })
+    };
+    let first = update();
+    while store.writes.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let others: Vec<_> = (0..100).map(|_| update()).collect();
+    // All of them run up to where they wait: this runtime has one thread.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    store.gate.add_permits(2);
+    assert_eq!(first.await.unwrap().unwrap(), 1);
+    let mut answers = Vec::new();
+    for other in others {
+        answers.push(other.await.unwrap().unwrap());
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, (2..=101).collect::<Vec<_>>());
+    assert_eq!(store.writes.load(std::sync::atomic::Ordering::SeqCst), 2);
+    assert_eq!(records.read().await.unwrap().epoch, 101);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_changes_nothing_for_anybody_and_the_next_one_is_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Slow::new(folder.path(), true);
+    store.gate.add_permits(10);
+    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>);
+    for _ in 0..2 {
+        let update = || records.update(|state| state.epoch += 1);
+        let (one, other) = tokio::join!(update(), update());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(records.read().await.unwrap().epoch, 0);
 }
 
 #[tokio::test]

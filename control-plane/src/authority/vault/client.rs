@@ -2,13 +2,15 @@
 //!
 //! Invariants: a token goes to the configured addresses only, redirects are
 //! never followed; what Vault answers is shown without the secrets of the
-//! request, shortened, and without control characters.
+//! request, shortened, and without control characters; no more than
+//! [`MAX_AT_ONCE`] calls are under way.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
@@ -18,6 +20,9 @@ use super::secret::Secret;
 use crate::mesh_file::VaultAddress;
 
 const MAX_REASON: usize = 600;
+/// More at once would only wait within Vault: a mesh that starts all at once
+/// must not be what makes it slow for others.
+pub(super) const MAX_AT_ONCE: usize = 32;
 
 /// One call.
 pub(super) struct Call<'a> {
@@ -34,6 +39,7 @@ pub(super) struct Call<'a> {
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     namespace: Option<HeaderValue>,
+    slots: Semaphore,
 }
 
 /// What one address made of a call.
@@ -57,11 +63,15 @@ impl Client {
         Ok(Self {
             endpoints: endpoints.collect(),
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
+            slots: Semaphore::new(MAX_AT_ONCE),
         })
     }
 
-    /// Calls the first address that works, and reads the answer.
+    /// Calls the first address that works, and reads the answer. Waits for its
+    /// turn first; how long is for the caller to bound.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
+        // Never closed.
+        let _slot = self.slots.acquire().await;
         let mut reasons = Vec::new();
         for endpoint in &self.endpoints {
             let address = endpoint.address();

@@ -30,7 +30,7 @@ pub(super) const EXCHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// The longest answer, far above what signing gives.
 pub(super) const MAX_BODY: usize = 256 * 1024;
 const MAX_HEAD: usize = 32 * 1024;
-const MAX_IDLE: usize = 32;
+const MAX_IDLE: usize = super::client::MAX_AT_ONCE;
 /// Vault itself closes after five minutes, others in between sooner.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 const FIRST_REST: Duration = Duration::from_millis(500);

@@ -211,6 +211,33 @@ async fn an_unwell_address_is_named_with_its_reason_and_the_next_one_signs() {
 const MAX_TEST_BODY: usize = endpoint::MAX_BODY + 1;
 
 #[tokio::test]
+async fn a_crowd_does_not_fall_upon_vault_all_at_once() {
+    const CROWD: usize = 200;
+    let (address, seen) = server(|path| {
+        if path.ends_with("/login") {
+            logged_in()
+        } else {
+            Step::Silence
+        }
+    })
+    .await;
+    let (authority, _folder) = authority(vec![address]);
+    let authority = Arc::new(authority);
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let authority = Arc::clone(&authority);
+            tokio::spawn(async move { sign(&authority).await })
+        })
+        .collect();
+    for one in crowd {
+        one.await.unwrap().unwrap_err();
+    }
+    // Those whose turn comes after the first have failed find an address that rests.
+    let asked = count(&seen, "/sign/");
+    assert!((1..=client::MAX_AT_ONCE + 2).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
 async fn an_address_rests_for_as_long_as_it_asks() {
     let (address, _) = server(|path| {
         let body = json!({"errors": ["rate limit"]}).to_string();
