@@ -6,6 +6,7 @@
 //! no secret in it: tokens are hashed, and private keys never come here.
 
 mod file;
+mod shared;
 mod state;
 
 use std::fmt::Debug;
@@ -16,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub use file::FileStore;
+pub use shared::SharedMap;
 pub use state::{IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
 
 use crate::state_folder::FolderError;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::shared::SharedMap;
 use super::unix_seconds;
 use crate::issuer::KeyDigest;
 
@@ -14,15 +15,14 @@ use crate::issuer::KeyDigest;
 const REMEMBER_TOKENS: u64 = 24 * 3600;
 
 /// Everything that is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Grows at each start.
     pub epoch: u64,
     /// By the hash of the token's secret, lower-case hexadecimal.
-    pub tokens: BTreeMap<String, Token>,
+    pub tokens: SharedMap<String, Token>,
     /// By number.
-    pub lineages: BTreeMap<LineageKey, Lineage>,
+    pub lineages: SharedMap<LineageKey, Lineage>,
     /// The number that the next lineage gets.
     pub next_lineage: LineageKey,
 }
@@ -87,20 +87,20 @@ impl State {
     /// Forgets what time has made meaningless.
     pub fn sweep(&mut self, now: SystemTime) {
         let now = unix_seconds(now);
-        self.tokens
-            .retain(|_, token| now <= token.expires_at.saturating_add(REMEMBER_TOKENS));
-        for lineage in self.lineages.values_mut() {
-            lineage.retired.retain(|_, not_after| now <= *not_after);
-        }
-        self.lineages.retain(|_, lineage| !lineage.is_over(now));
+        let is_remembered = |token: &Token| now <= token.expires_at.saturating_add(REMEMBER_TOKENS);
+        self.tokens.sweep(|_| false, |_| {}, is_remembered);
+        self.lineages.sweep(
+            |lineage| lineage.retired.values().any(|not_after| now > *not_after),
+            |lineage| lineage.retired.retain(|_, not_after| now <= *not_after),
+            |lineage| !lineage.is_over(now),
+        );
     }
 
     /// The lineage that a serial belongs to, whatever its place in it.
     pub fn lineage_of(&mut self, serial: &str) -> Option<(LineageKey, &mut Lineage)> {
-        self.lineages
-            .iter_mut()
-            .find(|(_, lineage)| lineage.knows(serial))
-            .map(|(key, lineage)| (*key, lineage))
+        let (key, _) = self.lineages.iter().find(|(_, lineage)| lineage.knows(serial))?;
+        let key = *key;
+        Some((key, self.lineages.get_mut(&key)?))
     }
 }
 

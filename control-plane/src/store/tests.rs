@@ -231,11 +231,14 @@ async fn a_damaged_file_is_named_and_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     drop(FileStore::open(&path).unwrap());
-    for damage in ["{", "{\"format\":2,\"version\":1,\"state\":{}}", ""] {
-        crate::state_folder::write_atomic(&path.join("state.json"), damage.as_bytes(), 0o600).unwrap();
+    let whole = fs::read(path.join("state.redb")).unwrap();
+    let mut scrambled = whole.clone();
+    scrambled[..64].fill(0x5a);
+    for damage in [b"{}".to_vec(), Vec::new(), whole[..whole.len() / 2].to_vec(), scrambled] {
+        crate::state_folder::write_atomic(&path.join("state.redb"), &damage, 0o600).unwrap();
         let message = FileStore::open(&path).unwrap_err().to_string();
-        assert!(message.contains("state.json can't be read"), "{message}");
-        assert_eq!(fs::read_to_string(path.join("state.json")).unwrap(), damage);
+        assert!(message.contains("state.redb can't be read"), "{message}");
+        assert_eq!(fs::read(path.join("state.redb")).unwrap(), damage);
     }
 }
 
