@@ -150,7 +150,7 @@ fn tokens_do_not_grow_without_bound() {
     for number in 0..MAX_TOKENS {
         let expires_at = unix_seconds(now()) + 600;
         state.tokens.insert(
-            number.to_string(),
+            number.to_string().into(),
             Token {
                 id: String::new(),
                 expires_at,

@@ -119,7 +119,7 @@ fn read(database: &Database, path: &Path) -> Result<Versioned, StoreError> {
     let tokens = transaction.open_table(TOKENS).map_err(|error| failed()(error.into()))?;
     let tokens = tokens.iter().map_err(|error| failed()(error.into()))?.map(|entry| {
         let (key, value) = entry.map_err(|error| failed()(error.into()))?;
-        Ok((key.value().to_owned(), parse(value.value(), path)?))
+        Ok((key.value().into(), parse(value.value(), path)?))
     });
     let lineages = transaction
         .open_table(LINEAGES)
@@ -160,8 +160,8 @@ fn write(database: &Database, old: &State, next: &State, version: u64) -> Result
         let mut tokens = transaction.open_table(TOKENS)?;
         for (key, token) in old.tokens.changes(&next.tokens) {
             match token {
-                Some(token) => tokens.insert(key.as_str(), json(token)?.as_slice())?,
-                None => tokens.remove(key.as_str())?,
+                Some(token) => tokens.insert(key.as_ref(), json(token)?.as_slice())?,
+                None => tokens.remove(key.as_ref())?,
             };
         }
         let mut lineages = transaction.open_table(LINEAGES)?;

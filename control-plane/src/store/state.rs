@@ -2,6 +2,7 @@
 //! `crate::attest`; this is their shape, and what time takes away.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ pub struct State {
     /// Grows at each start.
     pub epoch: u64,
     /// By the hash of the token's secret, lower-case hexadecimal.
-    pub tokens: SharedMap<String, Token>,
+    pub tokens: SharedMap<Arc<str>, Token>,
     /// By number.
     pub lineages: SharedMap<LineageKey, Lineage>,
     /// The number that the next lineage gets.
