@@ -55,7 +55,13 @@ impl Report {
     /// # Errors
     /// When standard output is gone.
     pub fn add(&mut self, part: &'static str, name: &str, value: f64, unit: &'static str) -> Result<()> {
-        self.row(part, name, value, unit, None)
+        self.push(Row {
+            part,
+            name: name.to_owned(),
+            value,
+            unit,
+            promise: None,
+        })
     }
 
     /// A count that is promised to be at most `limit`.
@@ -63,7 +69,13 @@ impl Report {
     /// # Errors
     /// When standard output is gone.
     pub fn gate(&mut self, part: &'static str, name: &str, value: f64, limit: f64) -> Result<()> {
-        self.row(part, name, value, "", Some(Promise::AtMost(limit)))
+        self.push(Row {
+            part,
+            name: name.to_owned(),
+            value,
+            unit: "",
+            promise: Some(Promise::AtMost(limit)),
+        })
     }
 
     /// A ratio that is promised to be at least `limit`.
@@ -71,24 +83,12 @@ impl Report {
     /// # Errors
     /// When standard output is gone.
     pub fn gate_at_least(&mut self, part: &'static str, name: &str, value: f64, limit: f64) -> Result<()> {
-        self.row(part, name, value, "", Some(Promise::AtLeast(limit)))
-    }
-
-    fn row(
-        &mut self,
-        part: &'static str,
-        name: &str,
-        value: f64,
-        unit: &'static str,
-        promise: Option<Promise>,
-    ) -> Result<()> {
-        let name = name.to_owned();
         self.push(Row {
             part,
-            name,
+            name: name.to_owned(),
             value,
-            unit,
-            promise,
+            unit: "",
+            promise: Some(Promise::AtLeast(limit)),
         })
     }
 

@@ -306,7 +306,7 @@ impl Core {
         let metrics = ControlMetrics::new(&process.metrics);
         let state_folder = mesh.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_FOLDER.into());
         // First, since it locks the folder.
-        let records = Records::new(Arc::new(FileStore::open(&state_folder)?));
+        let records = Records::new(Arc::new(FileStore::open(&state_folder)?)).await?;
         let authority: Arc<dyn Authority> = match &mesh.authority {
             AuthorityChoice::Embedded => Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?),
             AuthorityChoice::Vault(settings) => Arc::new(VaultAuthority::open(settings, &domain)?),

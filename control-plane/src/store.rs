@@ -6,19 +6,19 @@
 //! no secret in it: tokens are hashed, and private keys never come here.
 
 mod file;
-mod shared;
 mod state;
+mod tracked;
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub use file::FileStore;
-pub use shared::SharedMap;
-pub use state::{IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
+pub use state::{Changes, IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
+pub use tracked::TrackedMap;
 
 use crate::state_folder::FolderError;
 
@@ -59,8 +59,8 @@ pub enum StoreError {
 pub struct Versioned {
     /// Grows with each write.
     pub version: u64,
-    /// The content.
-    pub state: Arc<State>,
+    /// The content, settled.
+    pub state: State,
 }
 
 /// Where the state is kept.
@@ -72,11 +72,11 @@ pub trait Store: Debug + Send + Sync {
     /// See [`StoreError`].
     async fn read(&self) -> Result<Versioned, StoreError>;
 
-    /// Replaces the state of version `expected`.
+    /// Changes the state of version `expected`, which gets the next number.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when the newest version is another one.
-    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError>;
+    async fn compare_and_swap(&self, expected: u64, changes: Changes) -> Result<(), StoreError>;
 }
 
 /// The state, for those who change it.
@@ -85,7 +85,9 @@ pub trait Store: Debug + Send + Sync {
 /// a thousand callers do not wait for a thousand syncs of a file.
 #[derive(Debug, Clone)]
 pub struct Records {
-    store: Arc<dyn Store>,
+    /// The newest state, which may be ahead of what is written by what is
+    /// being written.
+    newest: Arc<Mutex<Versioned>>,
     // Changes of this process go through one writer, or they would lose races
     // to one another; the store settles those between processes.
     changes: mpsc::Sender<Change>,
@@ -99,18 +101,23 @@ struct Change {
 
 impl Records {
     /// Kept in `store`. Must be called within a runtime.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        let (changes, incoming) = mpsc::channel(MAX_TOGETHER);
-        tokio::spawn(write_changes(Arc::clone(&store), incoming));
-        Self { store, changes }
-    }
-
-    /// The newest state.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub async fn read(&self) -> Result<Arc<State>, StoreError> {
-        Ok(self.store.read().await?.state)
+    /// When the store can't be read.
+    pub async fn new(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let newest = Arc::new(Mutex::new(store.read().await?));
+        let (changes, incoming) = mpsc::channel(MAX_TOGETHER);
+        let writer = Writer {
+            store,
+            newest: Arc::clone(&newest),
+        };
+        tokio::spawn(writer.run(incoming));
+        Ok(Self { newest, changes })
+    }
+
+    /// What `look` says of the newest state.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&locked(&self.newest).state)
     }
 
     /// Changes the state and returns what `change` said of it, once it is
@@ -127,46 +134,74 @@ impl Records {
         let place = Arc::clone(&outcome);
         let make = Box::new(move |state: &mut State| {
             let said = change(state);
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+            *locked(&place) = Some(said);
         });
         let (written, waiting) = oneshot::channel();
         let change = Change { make, written };
         self.changes.send(change).await.map_err(|_| StoreError::Stopping)?;
         waiting.await.map_err(|_| StoreError::Stopping)??;
-        let said = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let said = locked(&outcome).take();
         said.ok_or(StoreError::Stopping)
     }
 }
 
-/// Writes what comes in, until nobody is left who could send something.
-async fn write_changes(store: Arc<dyn Store>, mut incoming: mpsc::Receiver<Change>) {
-    let mut together = Vec::new();
-    while incoming.recv_many(&mut together, MAX_TOGETHER).await > 0 {
-        let result = write_together(store.as_ref(), &mut together).await.map_err(Arc::new);
-        for change in together.drain(..) {
-            let result = result.as_ref().map(|()| ()).map_err(|error| Arc::clone(error).into());
-            // Who gave up is told nothing.
-            let _ = change.written.send(result);
+struct Writer {
+    store: Arc<dyn Store>,
+    newest: Arc<Mutex<Versioned>>,
+}
+
+impl Writer {
+    /// Writes what comes in, until nobody is left who could send something.
+    async fn run(self, mut incoming: mpsc::Receiver<Change>) {
+        let mut together = Vec::new();
+        while incoming.recv_many(&mut together, MAX_TOGETHER).await > 0 {
+            let result = self.write(&mut together).await.map_err(Arc::new);
+            for change in together.drain(..) {
+                let result = result.clone().map_err(StoreError::from);
+                // Who gave up is told nothing.
+                let _ = change.written.send(result);
+            }
         }
+    }
+
+    async fn write(&self, changes: &mut [Change]) -> Result<(), StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((version, made)) = self.make(changes) else {
+                return Ok(());
+            };
+            match self.store.compare_and_swap(version, made).await {
+                Ok(()) => {
+                    let mut newest = locked(&self.newest);
+                    newest.state.settle();
+                    newest.version += 1;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) => {
+                    locked(&self.newest).state.undo();
+                    let theirs = self.store.read().await?;
+                    *locked(&self.newest) = theirs;
+                }
+                Err(error) => {
+                    locked(&self.newest).state.undo();
+                    return Err(error);
+                }
+            }
+        }
+        Err(StoreError::Conflict)
+    }
+
+    /// All of them in memory; what that changed, and in which version.
+    fn make(&self, changes: &mut [Change]) -> Option<(u64, Changes)> {
+        let mut newest = locked(&self.newest);
+        for change in changes {
+            (change.make)(&mut newest.state);
+        }
+        newest.state.changes().map(|made| (newest.version, made))
     }
 }
 
-async fn write_together(store: &dyn Store, changes: &mut [Change]) -> Result<(), StoreError> {
-    for _ in 0..MAX_ATTEMPTS {
-        let Versioned { version, state } = store.read().await?;
-        let mut next = State::clone(&state);
-        for change in &mut *changes {
-            (change.make)(&mut next);
-        }
-        if next == *state {
-            return Ok(());
-        }
-        match store.compare_and_swap(version, next).await {
-            Err(StoreError::Conflict) => {}
-            result => return result,
-        }
-    }
-    Err(StoreError::Conflict)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whole seconds since 1970, as kept in the state.

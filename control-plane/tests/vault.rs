@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
@@ -11,7 +11,7 @@ use watchword_control_plane::authority::VaultAuthority;
 use watchword_control_plane::issuer::{Csr, Distrust, Expectation, IssueError, Issuer, distrust};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
-use watchword_daemon::{Metrics, SystemClock};
+use watchword_daemon::{Clock, Metrics, SystemClock};
 use watchword_identity::{SpiffeId, Svid, TrustDomain};
 use watchword_tests::{MOUNT, Vault};
 
@@ -83,7 +83,7 @@ async fn a_leaf_comes_from_vault_and_stands_in_its_audit_log() {
     assert_eq!(vault.signed().unwrap(), [svid.serial()]);
     let chain = vault.write("chain.pem", &pem(svid.chain())).unwrap();
     vault.verify_by_openssl(&chain).unwrap();
-    let left = svid.not_after().duration_since(SystemTime::now()).unwrap();
+    let left = svid.not_after().duration_since(SystemClock.now()).unwrap();
     assert!(left <= TTL && left > TTL / 2, "{left:?}");
 }
 
@@ -137,7 +137,7 @@ async fn two_names_that_vault_signs_for_one_request_are_withheld() {
     let issuer = issuer(&vault, "wide", &format!("{{tokenFile: {}}}", token.display()));
     let leaf = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
     let intermediate = issue(&issuer).await.unwrap().chain()[1].clone();
-    let now = SystemTime::now();
+    let now = SystemClock.now();
     let expected = Expectation {
         id: &id("/web"),
         public_key: &rcgen::PublicKeyData::subject_public_key_info(&key),

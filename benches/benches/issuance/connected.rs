@@ -1,7 +1,6 @@
 //! Memory for proxies that are connected and follow what they are told.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -11,12 +10,12 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use watchword_benches::report::Report;
 use watchword_identity::Svid;
-use watchword_mtls::{ControlClient, Credentials, Now};
+use watchword_mtls::{ControlClient, Credentials};
 use watchword_proto::control::subscribe_request::Message;
 use watchword_proto::control::{Ack, DiscoveryClient, Hello, SnapshotUpdate, SubscribeRequest};
 
 use crate::Size;
-use crate::plane::{AT_ONCE, Plane, attest};
+use crate::plane::{AT_ONCE, Plane, attest, now};
 
 const PART: &str = "proxies that are connected (embedded authority)";
 /// First certificates by one connection, which is closed after 30 s.
@@ -80,7 +79,7 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> Result<()> {
 fn client(plane: &Plane, chain: Vec<Vec<u8>>, key: &rcgen::KeyPair) -> Result<ControlClient> {
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let credentials = Credentials::new(Now::new(SystemTime::now));
+    let credentials = Credentials::new(now());
     credentials.publish(&Svid::from_chain(chain)?, &key, plane.bundle()?)?;
     credentials.control_client().context("it was published")
 }

@@ -209,7 +209,10 @@ pub fn claim(state: &mut State, secret: &TokenSecret, csr: &Csr, now: SystemTime
 /// # Errors
 /// [`TokenError::Unknown`] when it was forgotten meanwhile.
 pub fn settle(state: &mut State, secret: &TokenSecret, lineage: LineageKey, id: &SpiffeId) -> Result<(), TokenError> {
-    let used = state.tokens.get_mut(secret.hash.as_str()).and_then(|token| token.used.as_mut());
+    let used = state
+        .tokens
+        .get_mut(secret.hash.as_str())
+        .and_then(|token| token.used.as_mut());
     used.ok_or_else(|| TokenError::Unknown(id.to_string()))?.lineage = Some(lineage);
     Ok(())
 }

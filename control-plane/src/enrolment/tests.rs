@@ -68,7 +68,7 @@ struct Office {
 }
 
 impl Office {
-    fn new() -> Self {
+    async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let store = Arc::new(FileStore::open(&state).unwrap());
@@ -83,7 +83,7 @@ impl Office {
         let enrolment = Enrolment {
             registry: ArcSwap::from_pointee(Registry::new(&domain(), &[id("/web")])),
             issuer: Arc::new(Issuer::new(authority.clone(), ttl, Arc::clone(&clock), metrics.clone())),
-            records: Records::new(store),
+            records: Records::new(store).await.unwrap(),
             clock,
             metrics,
         };
@@ -112,7 +112,7 @@ const TROUBLE: [(Mood, &str); 4] = [
 
 #[tokio::test(start_paused = true)]
 async fn trouble_with_the_authority_costs_neither_token_nor_lineage() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let csr = request("/web", &key());
     for (mood, expected) in TROUBLE {
@@ -143,7 +143,7 @@ async fn trouble_with_the_authority_costs_neither_token_nor_lineage() {
 
 #[tokio::test]
 async fn one_caller_that_asks_twice_at_once_gets_one_certificate() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let csr = request("/web", &key());
     let (one, two) = tokio::join!(
@@ -158,12 +158,12 @@ async fn one_caller_that_asks_twice_at_once_gets_one_certificate() {
         office.enrolment.renew(next.der(), &svid)
     );
     assert_eq!(one.unwrap(), two.unwrap());
-    assert_eq!(office.enrolment.records.read().await.unwrap().lineages.len(), 1);
+    assert_eq!(office.enrolment.records.look(|state| state.lineages.len()), 1);
 }
 
 #[tokio::test]
 async fn of_two_keys_with_one_token_one_is_served() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let (one, two) = (request("/web", &key()), request("/web", &key()));
     let (one, two) = tokio::join!(
@@ -175,7 +175,7 @@ async fn of_two_keys_with_one_token_one_is_served() {
 
 #[tokio::test]
 async fn an_id_that_is_taken_out_of_the_mesh_renews_and_subscribes_no_more() {
-    let office = Office::new();
+    let office = Office::new().await;
     let svid = office
         .enrolment
         .attest(request("/web", &key()).der(), &office.token().await)

@@ -1,8 +1,7 @@
 //! The state in one local database file, for one control plane.
 //!
 //! Invariants: the folder is locked while the store lives, so that nobody
-//! else writes. What is in memory was written before; only what has changed is
-//! written. After a write that failed, the file says what is true.
+//! else writes. After a write that failed, the file says what is true.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
@@ -10,11 +9,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{State, Store, StoreError, Versioned};
+use super::{Changes, State, Store, StoreError, Versioned};
 use crate::state_folder::{FolderError, FolderLock, PRIVATE, lock, look_at_private, open_private, rename};
 
 const FILE: &str = "state.redb";
@@ -40,9 +39,8 @@ pub struct FileStore {
 #[derive(Debug)]
 struct Content {
     path: PathBuf,
-    /// Closed after a failed write: what it holds is read again then.
+    /// Closed after a failed write: nobody knows what that has left.
     database: Option<Database>,
-    current: Versioned,
 }
 
 impl FileStore {
@@ -57,11 +55,12 @@ impl FileStore {
         if look_at_private(&path)?.is_none() {
             make(&path)?;
         }
-        let (database, current) = open(&path)?;
+        let database = open(&path)?;
+        // A file that can't be read is told at once.
+        read(&database, &path)?;
         let content = Content {
             path,
             database: Some(database),
-            current,
         };
         Ok(Self {
             content: Arc::new(Mutex::new(content)),
@@ -83,19 +82,17 @@ fn make(path: &Path) -> Result<(), StoreError> {
     drop(opened.map_err(FolderError::io("can't make", &temporary))?);
     let database = Builder::new().set_cache_size(CACHE).create(&temporary);
     let database = database.map_err(failure(&temporary, "can't make"))?;
-    write(&database, &State::default(), &State::default(), 0).map_err(failure(&temporary, "can't write"))?;
+    write(&database, 0, &Changes::default()).map_err(failure(&temporary, "can't write"))?;
     drop(database);
     Ok(rename(&temporary, path)?)
 }
 
-fn open(path: &Path) -> Result<(Database, Versioned), StoreError> {
+fn open(path: &Path) -> Result<Database, StoreError> {
     if look_at_private(path)? == Some(0) {
         return Err(corrupt(path, "it is empty"));
     }
     let database = Builder::new().set_cache_size(CACHE).open(path);
-    let database = database.map_err(failure(path, "can't open"))?;
-    let current = read(&database, path)?;
-    Ok((database, current))
+    database.map_err(failure(path, "can't open"))
 }
 
 fn read(database: &Database, path: &Path) -> Result<Versioned, StoreError> {
@@ -128,44 +125,57 @@ fn read(database: &Database, path: &Path) -> Result<Versioned, StoreError> {
         let (key, value) = entry.map_err(|error| failed()(error.into()))?;
         Ok((key.value(), parse(value.value(), path)?))
     });
-    let state = State {
-        epoch: number("epoch")?,
-        tokens: tokens.collect::<Result<_, StoreError>>()?,
-        lineages: lineages.collect::<Result<_, StoreError>>()?,
-        next_lineage: number("next_lineage")?,
-    };
+    let (tokens, lineages) = (
+        tokens.collect::<Result<_, StoreError>>()?,
+        lineages.collect::<Result<_, StoreError>>()?,
+    );
     Ok(Versioned {
         version: number("version")?,
-        state: Arc::new(state),
+        state: State::kept(number("epoch")?, number("next_lineage")?, tokens, lineages),
     })
+}
+
+fn number(transaction: &ReadTransaction, name: &str, path: &Path) -> Result<u64, StoreError> {
+    let look = || {
+        let numbers = transaction.open_table(NUMBERS)?;
+        Ok::<_, redb::Error>(numbers.get(name)?.map(|number| number.value()))
+    };
+    look()
+        .map_err(failure(path, "can't read"))?
+        .ok_or_else(|| corrupt(path, format!("it has no number `{name}`")))
+}
+
+fn version(database: &Database, path: &Path) -> Result<u64, StoreError> {
+    let transaction = database.begin_read().map_err(failure(path, "can't read"))?;
+    number(&transaction, "version", path)
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, StoreError> {
     serde_json::from_slice(json).map_err(|error| corrupt(path, error))
 }
 
-/// What makes `next` of `old`, durably.
-fn write(database: &Database, old: &State, next: &State, version: u64) -> Result<(), redb::Error> {
+/// The changes that make `version`, durably.
+fn write(database: &Database, version: u64, changes: &Changes) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut numbers = transaction.open_table(NUMBERS)?;
         for (name, number) in [
             ("format", FORMAT),
             ("version", version),
-            ("epoch", next.epoch),
-            ("next_lineage", next.next_lineage),
+            ("epoch", changes.epoch),
+            ("next_lineage", changes.next_lineage),
         ] {
             numbers.insert(name, number)?;
         }
         let mut tokens = transaction.open_table(TOKENS)?;
-        for (key, token) in old.tokens.changes(&next.tokens) {
+        for (key, token) in &changes.tokens {
             match token {
                 Some(token) => tokens.insert(key.as_ref(), json(token)?.as_slice())?,
                 None => tokens.remove(key.as_ref())?,
             };
         }
         let mut lineages = transaction.open_table(LINEAGES)?;
-        for (key, lineage) in old.lineages.changes(&next.lineages) {
+        for (key, lineage) in &changes.lineages {
             match lineage {
                 Some(lineage) => lineages.insert(key, json(lineage)?.as_slice())?,
                 None => lineages.remove(key)?,
@@ -198,45 +208,45 @@ fn failure<E: Into<redb::Error>>(path: &Path, what: &'static str) -> impl FnOnce
 }
 
 impl Content {
-    fn compare_and_swap(&mut self, expected: u64, state: State) -> Result<(), StoreError> {
+    fn with<T>(&mut self, call: impl FnOnce(&Database, &Path) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => {
-                let (database, current) = open(&self.path)?;
-                self.current = current;
-                database
-            }
+            None => open(&self.path)?,
         };
-        if self.current.version != expected {
+        let result = call(&database, &self.path);
+        if matches!(result, Ok(_) | Err(StoreError::Conflict)) {
             self.database = Some(database);
-            return Err(StoreError::Conflict);
         }
-        let version = expected + 1;
-        write(&database, &self.current.state, &state, version).map_err(failure(&self.path, "can't write"))?;
-        self.database = Some(database);
-        self.current = Versioned {
-            version,
-            state: Arc::new(state),
-        };
-        Ok(())
+        result
+    }
+}
+
+impl FileStore {
+    /// Syncing a file blocks. It is finished even when its caller is gone.
+    async fn with<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Database, &Path) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let content = Arc::clone(&self.content);
+        let blocking = move || content.lock().unwrap_or_else(PoisonError::into_inner).with(call);
+        let task = tokio::task::spawn_blocking(blocking);
+        task.await.map_err(|_| StoreError::Stopping)?
     }
 }
 
 #[tonic::async_trait]
 impl Store for FileStore {
     async fn read(&self) -> Result<Versioned, StoreError> {
-        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(content.current.clone())
+        self.with(read).await
     }
 
-    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError> {
-        let content = Arc::clone(&self.content);
-        // Syncing a file blocks. The task ends even when its caller is gone, so
-        // that memory and file agree.
-        let write = tokio::task::spawn_blocking(move || {
-            let mut content = content.lock().unwrap_or_else(PoisonError::into_inner);
-            content.compare_and_swap(expected, state)
-        });
-        write.await.map_err(|_| StoreError::Stopping)?
+    async fn compare_and_swap(&self, expected: u64, changes: Changes) -> Result<(), StoreError> {
+        self.with(move |database, path| {
+            if version(database, path)? != expected {
+                return Err(StoreError::Conflict);
+            }
+            write(database, expected + 1, &changes).map_err(failure(path, "can't write"))
+        })
+        .await
     }
 }

@@ -36,7 +36,7 @@ async fn what_was_written_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let store = FileStore::open(&path).unwrap();
-    let records = Records::new(Arc::new(store));
+    let records = Records::new(Arc::new(store)).await.unwrap();
     let epoch = records
         .update(|state| {
             state.epoch += 1;
@@ -47,7 +47,7 @@ async fn what_was_written_is_there_after_a_restart() {
         .await
         .unwrap();
     assert_eq!(epoch, 1);
-    let before = records.read().await.unwrap();
+    let before = records.look(State::clone);
     drop(records);
     // The writer lets go of the folder when it is run next.
     let again = loop {
@@ -57,6 +57,7 @@ async fn what_was_written_is_there_after_a_restart() {
         }
     };
     assert_eq!(again.read().await.unwrap().state, before);
+    assert_eq!(before.changes(), None);
 }
 
 #[tokio::test]
@@ -72,20 +73,17 @@ async fn a_second_control_plane_is_kept_out() {
 async fn only_the_newest_version_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let store = FileStore::open(&folder.path().join("state")).unwrap();
-    let one = State {
-        epoch: 1,
-        ..State::default()
+    let of_epoch = |epoch| Changes {
+        epoch,
+        ..Changes::default()
     };
-    store.compare_and_swap(0, one.clone()).await.unwrap();
-    let late = State {
-        epoch: 9,
-        ..State::default()
-    };
+    store.compare_and_swap(0, of_epoch(1)).await.unwrap();
+    let late = of_epoch(9);
     assert!(matches!(
         store.compare_and_swap(0, late).await,
         Err(StoreError::Conflict)
     ));
-    assert_eq!(*store.read().await.unwrap().state, one);
+    assert_eq!(store.read().await.unwrap().state.epoch, 1);
 }
 
 #[derive(Debug)]
@@ -97,15 +95,17 @@ impl Store for Contested {
         self.0.read().await
     }
 
-    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError> {
+    async fn compare_and_swap(&self, expected: u64, changes: Changes) -> Result<(), StoreError> {
         // Another writer comes first, three times.
         if self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 {
             let theirs = self.0.read().await?;
-            let mut next = State::clone(&theirs.state);
-            next.epoch += 100;
+            let next = Changes {
+                epoch: theirs.state.epoch + 100,
+                ..Changes::default()
+            };
             self.0.compare_and_swap(theirs.version, next).await?;
         }
-        self.0.compare_and_swap(expected, state).await
+        self.0.compare_and_swap(expected, changes).await
     }
 }
 
@@ -113,7 +113,9 @@ impl Store for Contested {
 async fn an_update_that_loses_a_race_is_made_again_on_the_newer_state() {
     let folder = tempfile::tempdir().unwrap();
     let store = FileStore::open(&folder.path().join("state")).unwrap();
-    let records = Records::new(Arc::new(Contested(store, Default::default())));
+    let records = Records::new(Arc::new(Contested(store, Default::default())))
+        .await
+        .unwrap();
     let seen = records
         .update(|state| {
             state.epoch += 1;
@@ -127,7 +129,9 @@ async fn an_update_that_loses_a_race_is_made_again_on_the_newer_state() {
 #[tokio::test]
 async fn updates_at_the_same_time_all_count() {
     let folder = tempfile::tempdir().unwrap();
-    let records = Records::new(Arc::new(FileStore::open(&folder.path().join("state")).unwrap()));
+    let records = Records::new(Arc::new(FileStore::open(&folder.path().join("state")).unwrap()))
+        .await
+        .unwrap();
     let tasks: Vec<_> = (0..40)
         .map(|_| {
             let records = records.clone();
@@ -137,7 +141,7 @@ async fn updates_at_the_same_time_all_count() {
     for task in tasks {
         task.await.unwrap().unwrap();
     }
-    assert_eq!(records.read().await.unwrap().epoch, 40);
+    assert_eq!(records.look(|state| state.epoch), 40);
 }
 
 /// Writes when it is let, or fails.
@@ -166,13 +170,13 @@ impl Store for Slow {
         self.inner.read().await
     }
 
-    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError> {
+    async fn compare_and_swap(&self, expected: u64, changes: Changes) -> Result<(), StoreError> {
         self.writes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         if self.fails {
             return Err(StoreError::Stopping);
         }
-        self.inner.compare_and_swap(expected, state).await
+        self.inner.compare_and_swap(expected, changes).await
     }
 }
 
@@ -180,7 +184,7 @@ impl Store for Slow {
 async fn what_comes_during_a_write_is_written_together_and_each_gets_its_own_answer() {
     let folder = tempfile::tempdir().unwrap();
     let store = Slow::new(folder.path(), false);
-    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>);
+    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
     let update = || {
         let records = records.clone();
         tokio::spawn(async move {
@@ -209,7 +213,7 @@ async fn what_comes_during_a_write_is_written_together_and_each_gets_its_own_ans
     answers.sort_unstable();
     assert_eq!(answers, (2..=101).collect::<Vec<_>>());
     assert_eq!(store.writes.load(std::sync::atomic::Ordering::SeqCst), 2);
-    assert_eq!(records.read().await.unwrap().epoch, 101);
+    assert_eq!(records.look(|state| state.epoch), 101);
 }
 
 #[tokio::test]
@@ -217,13 +221,13 @@ async fn a_write_that_fails_changes_nothing_for_anybody_and_the_next_one_is_trie
     let folder = tempfile::tempdir().unwrap();
     let store = Slow::new(folder.path(), true);
     store.gate.add_permits(10);
-    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>);
+    let records = Records::new(Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
     for _ in 0..2 {
         let update = || records.update(|state| state.epoch += 1);
         let (one, other) = tokio::join!(update(), update());
         assert!(one.is_err() && other.is_err());
     }
-    assert_eq!(records.read().await.unwrap().epoch, 0);
+    assert_eq!(records.look(|state| state.epoch), 0);
 }
 
 #[tokio::test]

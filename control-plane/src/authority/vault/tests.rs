@@ -136,6 +136,7 @@ fn authority(addresses: Vec<VaultAddress>) -> (VaultAuthority, tempfile::TempDir
     (VaultAuthority::open(&settings, &domain()).unwrap(), folder)
 }
 
+#[allow(clippy::disallowed_methods, reason = "nothing depends on the time")]
 async fn sign(authority: &VaultAuthority) -> Result<usize, AuthorityError> {
     let csr = request("/web", &key());
     let request = SignRequest {
