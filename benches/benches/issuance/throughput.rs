@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use tokio::task::JoinSet;
 use watchword_benches::report::Report;
-use watchword_tests::Vault;
+use watchword_tests::{Vault, process};
 
 use crate::direct::Direct;
 use crate::plane::{Plane, attest};
@@ -88,6 +90,7 @@ async fn direct_round(callers: &mut Vec<Direct>, count: usize) -> Result<Duratio
 
 pub(crate) async fn of_vault(size: Size, report: &mut Report) -> Result<()> {
     let vault = Vault::start()?;
+    give_vault_a_core(&vault)?;
     let token = vault.token_file(&[])?;
     let auth = format!("{{tokenFile: {}}}", token.display());
     let through = Callers::start(&vault.authority(&auth))?;
@@ -112,7 +115,36 @@ pub(crate) async fn of_vault(size: Size, report: &mut Report) -> Result<()> {
     } else {
         report.add(part, "the share of the latter", share, "")?;
     }
+    share_all_cores()?;
     show_times(part, &through.one_by_one(size.single).await?, report)
+}
+
+/// In life Vault has machines of its own: here it gets the first core, and
+/// callers and control planes that start from now on the others.
+fn give_vault_a_core(vault: &Vault) -> Result<()> {
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(cores > 1, "one core for Vault and one for all others are needed");
+    let (mut vaults, mut others) = (CpuSet::new(), CpuSet::new());
+    vaults.set(0)?;
+    for core in 1..cores {
+        others.set(core)?;
+    }
+    let address = vault.address().replace("https://", "-dev-listen-address=");
+    let vault = process(&[&address])?;
+    for thread in std::fs::read_dir(format!("/proc/{vault}/task"))? {
+        let thread = thread?.file_name().to_string_lossy().parse()?;
+        sched_setaffinity(Pid::from_raw(thread), &vaults)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &others)?)
+}
+
+/// All cores for everybody again.
+fn share_all_cores() -> Result<()> {
+    let mut all = CpuSet::new();
+    for core in 0..CpuSet::count() {
+        all.set(core)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &all)?)
 }
 
 pub(crate) async fn of_the_embedded_authority(size: Size, report: &mut Report) -> Result<()> {
