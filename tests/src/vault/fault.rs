@@ -3,14 +3,16 @@
 //!
 //! Invariant: its port stays its own, even while it refuses connections.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use socket2::{Domain, SockRef, Socket, Type};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What becomes of connections, those that are open among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,46 +151,46 @@ impl Shared {
         while let Ok((caller, _)) = listener.accept() {
             self.connections.fetch_add(1, Ordering::Relaxed);
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.to)) else {
-                reset(&caller);
+                reset_when_closed(&caller);
                 continue;
             };
-            let _ = (caller.set_nodelay(true), server.set_nodelay(true));
-            let (Ok(caller_too), Ok(server_too)) = (caller.try_clone(), server.try_clone()) else {
-                continue;
-            };
-            let (there, back) = (Arc::clone(self), Arc::clone(self));
-            std::thread::spawn(move || there.carry(&caller, &server, false));
-            std::thread::spawn(move || back.carry(&server_too, &caller_too, true));
+            let pair = Arc::new(Pair {
+                caller,
+                server,
+                broken: AtomicBool::new(false),
+            });
+            let _ = (pair.caller.set_nodelay(true), pair.server.set_nodelay(true));
+            for is_answer in [false, true] {
+                let (shared, pair) = (Arc::clone(self), Arc::clone(&pair));
+                std::thread::spawn(move || shared.carry(&pair, is_answer));
+            }
         }
     }
 
-    fn carry(&self, mut from: &TcpStream, mut to: &TcpStream, is_answer: bool) {
-        // So that a change of mode is seen by idle connections too.
-        let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
+    fn carry(&self, pair: &Pair, is_answer: bool) {
+        let (mut from, mut to) = match is_answer {
+            true => (&pair.server, &pair.caller),
+            false => (&pair.caller, &pair.server),
+        };
+        // So that idle connections see a change, and what became of the other direction.
+        let _ = from.set_read_timeout(Some(LOOK_AGAIN));
         let mut piece = [0; 512];
         let (mut since, mut seen) = (0, 0);
-        loop {
+        while !pair.broken.load(Ordering::Relaxed) {
             let count = match from.read(&mut piece) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    0
+                Ok(0) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
                 }
-                Err(_) => return self.cut(from, to),
+                Ok(count) => count,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
+                Err(_) => return pair.cut(),
             };
-            if let Way::Break = self.wait(is_answer, count, &mut since, &mut seen) {
-                return self.cut(from, to);
-            }
-            if to.write_all(&piece[..count]).is_err() {
-                return self.cut(from, to);
+            let way = self.wait(is_answer, count, &mut since, &mut seen);
+            if matches!(way, Way::Break) || to.write_all(&piece[..count]).is_err() {
+                return pair.cut();
             }
         }
-        let _ = to.shutdown(Shutdown::Write);
     }
 
     /// Until the piece may go on its way.
@@ -219,17 +221,26 @@ impl Shared {
             }
         }
     }
+}
 
-    fn cut(&self, one: &TcpStream, other: &TcpStream) {
-        reset(one);
-        reset(other);
+/// A connection, both ways.
+struct Pair {
+    caller: TcpStream,
+    server: TcpStream,
+    broken: AtomicBool,
+}
+
+impl Pair {
+    /// Both are reset as soon as both directions have seen it.
+    fn cut(&self) {
+        reset_when_closed(&self.caller);
+        reset_when_closed(&self.server);
+        self.broken.store(true, Ordering::Relaxed);
     }
 }
 
-/// Its other half sees it too: both are one socket.
-fn reset(stream: &TcpStream) {
+fn reset_when_closed(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-    let _ = stream.shutdown(Shutdown::Both);
 }
 
 fn socket(port: u16) -> Result<Socket> {
@@ -278,7 +289,8 @@ mod tests {
         ask(&mut first).unwrap();
         way.set(Fault::ResetAfter(150)).unwrap();
         ask(&mut first).unwrap();
-        assert!(ask(&mut first).is_err(), "more than 150 bytes");
+        let broken = ask(&mut first).unwrap_err();
+        assert_eq!(broken.kind(), ErrorKind::ConnectionReset, "after 150 bytes");
         way.set(Fault::Delay(Duration::from_secs(3600))).unwrap();
         let mut late = connect().unwrap();
         assert!(ask(&mut late).is_err(), "no answer yet");

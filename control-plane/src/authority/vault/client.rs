@@ -4,6 +4,9 @@
 //! never followed; what Vault answers is shown without the secrets of the
 //! request, shortened, and without control characters.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
@@ -12,7 +15,7 @@ use serde_json::Value;
 use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
-use super::endpoint::{Endpoint, Reply};
+use super::endpoint::{Endpoint, Reply, longest_rest};
 use super::error::CallError;
 use super::secret::Secret;
 use crate::mesh_file::VaultAddress;
@@ -34,6 +37,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     namespace: Option<HeaderValue>,
+    /// Of what was signed last; none before the first.
+    lifetime: Mutex<Option<Duration>>,
 }
 
 /// What one address made of a call.
@@ -42,7 +47,7 @@ enum Outcome {
     /// Another address would say the same.
     Final(CallError),
     /// Not this address now.
-    Unwell(String, Option<std::time::Duration>),
+    Unwell(String, Option<Duration>),
 }
 
 impl Client {
@@ -57,7 +62,17 @@ impl Client {
         Ok(Self {
             endpoints: endpoints.collect(),
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
+            lifetime: Mutex::default(),
         })
+    }
+
+    /// Certificates live for so long now: addresses rest for a small part of it.
+    pub(super) fn certificates_live_for(&self, lifetime: Duration) {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = Some(lifetime);
+    }
+
+    fn longest_rest(&self) -> Duration {
+        longest_rest(*self.lifetime.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Calls the first address that works, and reads the answer.
@@ -65,10 +80,13 @@ impl Client {
         let mut reasons = Vec::new();
         for endpoint in &self.endpoints {
             let address = endpoint.address();
-            if let Err(why) = endpoint.may_call() {
-                reasons.push(format!("{address}: {why}"));
-                continue;
-            }
+            let round = match endpoint.may_call() {
+                Ok(round) => round,
+                Err(why) => {
+                    reasons.push(format!("{address}: {why}"));
+                    continue;
+                }
+            };
             let request = self.request(address, call)?;
             let outcome = match endpoint.exchange(request).await {
                 Ok(reply) => judge(&reply, call),
@@ -96,7 +114,7 @@ impl Client {
                 }
                 Outcome::Unwell(why, retry_after) => (why, retry_after),
             };
-            endpoint.is_unwell(&why, retry_after);
+            endpoint.is_unwell(round, &why, retry_after, self.longest_rest());
             reasons.push(format!("{address}: {why}"));
         }
         Err(CallError::Unavailable(reasons.join("; ")))
