@@ -185,7 +185,7 @@ impl VaultAuthority {
         let got = svid.not_after().duration_since(request.now).unwrap_or_default();
         self.client.certificates_live_for(got);
         // Rounded, or each leaf would differ from the one before it.
-        let now = (missing > SHORTENED).then(|| got.as_secs() / 10);
+        let now = (missing > SHORTENED).then_some(got.as_secs() / 10);
         let before = std::mem::replace(&mut *self.shortened.lock().unwrap_or_else(PoisonError::into_inner), now);
         if now.is_none() || now == before {
             return;
