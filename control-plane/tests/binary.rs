@@ -38,8 +38,10 @@ fn start(folder: &Path) -> (Child, BufReader<ChildStderr>) {
 fn wait_for(log: &mut BufReader<ChildStderr>, text: &str) -> String {
     let mut line = String::new();
     loop {
+        let before = line.clone();
         line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "the log ended before {text:?}");
+        let read = log.read_line(&mut line).unwrap();
+        assert!(read > 0, "the log ended before {text:?}, with {before:?}");
         if line.contains(text) {
             return line;
         }
@@ -158,7 +160,9 @@ fn run_waits_for_an_authority_that_is_away_and_says_so_where_health_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     write_mesh(folder.path());
     let key = rcgen::KeyPair::generate().unwrap();
-    let root = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = root.self_signed(&key).unwrap();
     std::fs::write(folder.path().join("root.pem"), root.pem()).unwrap();
     std::fs::write(folder.path().join("token"), "a-token").unwrap();
     let port = || {

@@ -261,7 +261,9 @@ async fn a_sealed_vault_is_named_as_the_reason_and_serves_again_when_unsealed() 
 async fn a_vault_with_a_certificate_of_another_authority_gets_no_token() {
     let vault = Vault::start().unwrap();
     let token = vault.token_file(&[]).unwrap();
-    let other = CertificateParams::default().self_signed(&KeyPair::generate().unwrap());
+    let mut other = CertificateParams::default();
+    other.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let other = other.self_signed(&KeyPair::generate().unwrap());
     let other = vault.write("other-ca.pem", &other.unwrap().pem()).unwrap();
     let text = vault.authority(&format!("{{tokenFile: {}}}", token.display()));
     let text = text.replace(&vault.ca_file().display().to_string(), &other.display().to_string());
