@@ -1,7 +1,8 @@
 //! The composition root: builds every part, starts it, and takes it down.
 //!
 //! Invariant: nothing listens before the control plane has a certificate of
-//! its own and everything that it answers with.
+//! its own and everything that it answers with; but for its health, which says
+//! what it waits for.
 
 mod follow;
 mod listeners;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, serve_pages};
@@ -38,7 +40,7 @@ use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, wr
 use crate::store::{FileStore, Records, StoreError};
 use crate::subscribers::Subscribers;
 use follow::follow;
-use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners};
+use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners, open_health};
 
 const DEFAULT_STATE_FOLDER: &str = "/var/lib/watchword";
 const DEFAULT_RUN_FOLDER: &str = "/run/watchword";
@@ -81,6 +83,9 @@ pub enum RunError {
     /// Serving as a whole.
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// The end came first.
+    #[error("it was told to stop before it was ready")]
+    Stopped,
     /// A part ended that should run for ever.
     #[error("a part of the control plane ended: {0}")]
     Part(String),
@@ -136,20 +141,27 @@ impl ControlPlane {
         open_public(&run_folder)?;
         let held = lock(&run_folder, RUN_LOCK)?;
         let core = Core::build(mesh, policies, process).await?;
-        let renew_at = core.own.renew().await?;
+        let mut parts = JoinSet::new();
+        let health = open_health(mesh).await?;
+        let health_on = health.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = health {
+            parts.spawn(show_health(listener, process));
+        }
+        let renew_at = tokio::select! {
+            biased;
+            () = process.shutdown.requested() => return Err(RunError::Stopped),
+            obtained = core.own.obtain(&blocker) => obtained?,
+        };
         write_bundle(&run_folder, core.enrolment.issuer.authority().as_ref(), &core.domain)?;
         let listeners = Listeners::open(mesh, &run_folder).await?;
         let mut plane = Self {
-            parts: JoinSet::new(),
-            for_ever: 2 + usize::from(listeners.health.is_some()),
+            parts,
+            for_ever: 2 + usize::from(health_on.is_some()),
             enrolment: Arc::clone(&core.enrolment),
             snapshots: core.snapshots.clone(),
             shutdown: process.shutdown.clone(),
             listens_on: listeners.tcp.as_ref().and_then(|listener| listener.local_addr().ok()),
-            health_on: listeners
-                .health
-                .as_ref()
-                .and_then(|listener| listener.local_addr().ok()),
+            health_on,
             run_folder,
             _lock: held,
         };
@@ -205,18 +217,6 @@ impl ControlPlane {
         let stop = shutdown.clone();
         self.parts
             .spawn(async move { Ok(serve_admin(admin, accepted, stop).await?) });
-        if let Some(listener) = listeners.health {
-            let pages = Arc::new(Pages::of_daemon(process.readiness.clone(), process.metrics.clone()));
-            let listener = Arc::new(listener);
-            self.parts.spawn(async move {
-                let accept = || {
-                    let listener = Arc::clone(&listener);
-                    async move { listener.accept().await.map(|(stream, _)| stream) }
-                };
-                serve_pages(pages, accept).await;
-                Ok(())
-            });
-        }
     }
 
     fn say_ready(&self) {
@@ -349,6 +349,20 @@ impl Core {
             own,
             metrics,
         })
+    }
+}
+
+/// For ever.
+fn show_health(listener: TcpListener, process: &Process) -> impl Future<Output = Result<(), RunError>> + use<> {
+    let pages = Arc::new(Pages::of_daemon(process.readiness.clone(), process.metrics.clone()));
+    let listener = Arc::new(listener);
+    async move {
+        let accept = || {
+            let listener = Arc::clone(&listener);
+            async move { listener.accept().await.map(|(stream, _)| stream) }
+        };
+        serve_pages(pages, accept).await;
+        Ok(())
     }
 }
 

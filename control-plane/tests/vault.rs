@@ -1,6 +1,13 @@
 //! Issuance by a real Vault.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    missing_docs
+)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,8 +45,12 @@ fn csr(uri: &str) -> Csr {
 /// As a mesh file sets it up.
 fn issuer(vault: &Vault, role: &str, auth: &str) -> Issuer {
     let authority = vault.authority(auth).replace("role: mesh", &format!("role: {role}"));
+    issuer_of(&authority, vault.folder())
+}
+
+fn issuer_of(authority: &str, folder: &Path) -> Issuer {
     let text = format!("trustDomain: example.org\nservices: {{}}\n{authority}\n");
-    let mesh = MeshFile::parse("/mesh.yaml", &text, vault.folder()).unwrap();
+    let mesh = MeshFile::parse("/mesh.yaml", &text, folder).unwrap();
     let AuthorityChoice::Vault(settings) = mesh.authority else {
         panic!("{text}");
     };
@@ -243,4 +254,27 @@ async fn a_sealed_vault_is_named_as_the_reason_and_serves_again_when_unsealed() 
     vault.unseal().unwrap();
     issue_in_the_end(&issuer).await;
     assert_eq!(issuer.authority().name(), "vault");
+}
+
+/// No other authority vouches for Vault than the one in `caFile`.
+#[tokio::test]
+async fn a_vault_with_a_certificate_of_another_authority_gets_no_token() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let mut other = CertificateParams::default();
+    other.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let other = other.self_signed(&KeyPair::generate().unwrap());
+    let other = vault.write("other-ca.pem", &other.unwrap().pem()).unwrap();
+    let text = vault.authority(&format!("{{tokenFile: {}}}", token.display()));
+    let text = text.replace(&vault.ca_file().display().to_string(), &other.display().to_string());
+    let issuer = issuer_of(&text, vault.folder());
+    let error = issue(&issuer).await.unwrap_err();
+    assert_eq!(error.label(), "authority-unavailable");
+    let text = error.to_string();
+    assert!(
+        text.contains(&vault.address()) && text.contains("UnknownIssuer"),
+        "{text}"
+    );
+    let audit = std::fs::read_to_string(vault.folder().join("audit.log")).unwrap();
+    assert!(!audit.contains("auth/token/lookup-self"), "the token left");
 }

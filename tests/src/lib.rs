@@ -4,6 +4,7 @@
 //! Invariants: waits for what it can observe, with a deadline and a message
 //! that holds the mesh's own log; leaves nothing behind.
 
+pub mod keys;
 mod mesh;
 mod output;
 mod processes;
@@ -14,4 +15,4 @@ pub use mesh::{Mesh, MeshFile};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
-pub use vault::{MOUNT, Vault};
+pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault};

@@ -1,11 +1,20 @@
 //! A real Vault: a dev server on loopback with TLS, an offline-like root, an
-//! intermediate that signs, and an audit log.
+//! intermediate that signs, and an audit log. A cluster of three is in
+//! `cluster`, what breaks the way to it in `fault`.
+//!
+//! Invariant: no server outlives the thread that started it, even when a test
+//! is killed.
+
+mod cluster;
+mod fault;
 
 use std::fs;
 use std::net::TcpListener;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -13,6 +22,8 @@ use tempfile::TempDir;
 
 use crate::output::{Output, wait_until};
 use crate::programs::run;
+pub use cluster::Cluster;
+pub use fault::{Fault, FaultyWay};
 
 /// Where the PKI engine is mounted: a path of two parts.
 pub const MOUNT: &str = "team/pki_int";
@@ -35,12 +46,40 @@ const GOOD_ROLE: &[&str] = &[
 
 /// A running Vault. Dropped, it ends.
 pub struct Vault {
-    folder: TempDir,
+    administrator: Administrator,
     child: Child,
-    program: PathBuf,
-    port: u16,
-    token: String,
     unseal_key: String,
+}
+
+/// Who may do everything in a Vault, of one server or several.
+pub struct Administrator {
+    folder: TempDir,
+    program: PathBuf,
+    addresses: Vec<String>,
+    /// Which of them the administrator calls.
+    called: AtomicUsize,
+    ca_file: PathBuf,
+    token: String,
+    audit_files: Vec<PathBuf>,
+}
+
+impl Deref for Vault {
+    type Target = Administrator;
+
+    fn deref(&self) -> &Administrator {
+        &self.administrator
+    }
+}
+
+/// `vault server`, which ends with the thread that starts it.
+fn server(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .arg("server")
+        .stdin(Stdio::null());
+    command
 }
 
 /// The program, by `scripts/vault`; found or built once per process.
@@ -67,18 +106,24 @@ impl Vault {
     /// # Errors
     /// When it can't be found, started or set up.
     pub fn start() -> Result<Self> {
+        let vault = Self::start_empty()?;
+        let audit = format!("file_path={}", vault.folder.path().join("audit.log").display());
+        vault.set_up(&audit)?;
+        Ok(vault)
+    }
+
+    fn start_empty() -> Result<Self> {
         let program = program()?;
         let folder = tempfile::Builder::new().prefix("watchword-vault-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let token = format!("root-{}-{port}", std::process::id());
-        let mut child = Command::new(&program)
-            .args(["server", "-dev", "-dev-tls", "-dev-no-store-token"])
+        let mut child = server(&program)
+            .args(["-dev", "-dev-tls", "-dev-no-store-token"])
             .arg(format!("-dev-tls-cert-dir={}", folder.path().display()))
             .arg(format!("-dev-root-token-id={token}"))
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
             .env("HOME", folder.path())
             .env("VAULT_DISABLE_MLOCK", "1")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -87,24 +132,46 @@ impl Vault {
         output.follow(child.stdout.take().context("stdout is piped")?);
         output.follow(child.stderr.take().context("stderr is piped")?);
         let mut vault = Self {
-            folder,
+            administrator: Administrator {
+                addresses: vec![format!("https://127.0.0.1:{port}")],
+                called: AtomicUsize::new(0),
+                ca_file: folder.path().join("vault-ca.pem"),
+                audit_files: vec![folder.path().join("audit.log")],
+                folder,
+                program,
+                token,
+            },
             child,
-            program,
-            port,
-            token,
             unseal_key: String::new(),
         };
         output.wait_for("Vault to start", |line| line.starts_with("Root Token:"))?;
         let text = output.text();
         let key = text.lines().find_map(|line| line.strip_prefix("Unseal Key:"));
         vault.unseal_key = key.context("Vault prints its unseal key")?.trim().to_owned();
-        vault.set_up()?;
         Ok(vault)
     }
 
-    fn set_up(&self) -> Result<()> {
-        let audit = format!("file_path={}", self.audit_file().display());
-        self.run(&["audit", "enable", "file", &audit])?;
+    /// Seals it: it signs nothing until [`Vault::unseal`].
+    ///
+    /// # Errors
+    /// When it can't be sealed.
+    pub fn seal(&self) -> Result<()> {
+        self.run(&["operator", "seal"]).map(|_| ())
+    }
+
+    /// Unseals it.
+    ///
+    /// # Errors
+    /// When it can't be unsealed.
+    pub fn unseal(&self) -> Result<()> {
+        self.run(&["operator", "unseal", &self.unseal_key])?;
+        wait_until("Vault to be unsealed", || self.run(&["token", "lookup"]).is_ok())
+    }
+}
+
+impl Administrator {
+    fn set_up(&self, audit: &str) -> Result<()> {
+        self.run(&["audit", "enable", "file", audit])?;
         self.run(&["secrets", "enable", "-path=root", "-max-lease-ttl=87600h", "pki"])?;
         let root = "root/root/generate/internal";
         let root = self.run(&[
@@ -207,31 +274,15 @@ impl Vault {
         run(&mut command)
     }
 
-    /// Seals it: it signs nothing until [`Vault::unseal`].
-    ///
-    /// # Errors
-    /// When it can't be sealed.
-    pub fn seal(&self) -> Result<()> {
-        self.run(&["operator", "seal"]).map(|_| ())
-    }
-
-    /// Unseals it.
-    ///
-    /// # Errors
-    /// When it can't be unsealed.
-    pub fn unseal(&self) -> Result<()> {
-        self.run(&["operator", "unseal", &self.unseal_key])?;
-        wait_until("Vault to be unsealed", || self.run(&["token", "lookup"]).is_ok())
-    }
-
     /// `https://…`.
     pub fn address(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        let called = self.called.load(Ordering::Relaxed);
+        self.addresses.get(called).cloned().unwrap_or_default()
     }
 
     /// What vouches for its own certificate.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("vault-ca.pem")
+        self.ca_file.clone()
     }
 
     /// The root's certificate.
@@ -244,10 +295,6 @@ impl Vault {
         self.folder.path()
     }
 
-    fn audit_file(&self) -> PathBuf {
-        self.folder.path().join("audit.log")
-    }
-
     /// The serials of all leaves that the audit log says were signed, in
     /// hexadecimal without colons.
     ///
@@ -255,16 +302,8 @@ impl Vault {
     /// When the log can't be read.
     pub fn signed(&self) -> Result<Vec<String>> {
         let mut serials = Vec::new();
-        for line in fs::read_to_string(self.audit_file())?.lines() {
-            let line: Value = serde_json::from_str(line)?;
-            let path = line["request"]["path"].as_str().unwrap_or_default();
-            let data = &line["response"]["data"];
-            // A refusal is told within the data.
-            let is_signed = line["error"].is_null() && data["error"].is_null();
-            if line["type"] == "response" && path.starts_with(&format!("{MOUNT}/sign/")) && is_signed {
-                let serial = data["serial_number"].as_str();
-                serials.push(serial.context("a response has a serial")?.replace(':', ""));
-            }
+        for file in &self.audit_files {
+            serials.extend(signed_in(file)?);
         }
         Ok(serials)
     }
@@ -273,7 +312,7 @@ impl Vault {
     pub fn authority(&self, auth: &str) -> String {
         format!(
             "authority: {{vault: {{addresses: ['{}'], caFile: {}, mount: {MOUNT}, role: mesh, rootFile: {}, auth: {auth}}}}}",
-            self.address(),
+            self.addresses.join("', '"),
             self.ca_file().display(),
             self.root_file().display()
         )
@@ -298,4 +337,23 @@ impl Drop for Vault {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One line may still be in the writing.
+fn signed_in(audit: &Path) -> Result<Vec<String>> {
+    let mut serials = Vec::new();
+    // A server that never was active has none.
+    let text = fs::read_to_string(audit).unwrap_or_default();
+    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let line: Value = serde_json::from_str(line)?;
+        let path = line["request"]["path"].as_str().unwrap_or_default();
+        let data = &line["response"]["data"];
+        // A refusal is told within the data.
+        let is_signed = line["error"].is_null() && data["error"].is_null();
+        if line["type"] == "response" && path.starts_with(&format!("{MOUNT}/sign/")) && is_signed {
+            let serial = data["serial_number"].as_str();
+            serials.push(serial.context("a response has a serial")?.replace(':', ""));
+        }
+    }
+    Ok(serials)
 }

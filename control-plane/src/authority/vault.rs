@@ -174,8 +174,8 @@ impl VaultAuthority {
         }
     }
 
-    /// Says once why leaves are shorter than asked.
-    fn explain_lifetime(&self, request: &SignRequest<'_>, chain: &[CertificateDer<'static>], warnings: &[String]) {
+    /// Notes how long leaves live, and says once why they are shorter than asked.
+    fn note_lifetime(&self, request: &SignRequest<'_>, chain: &[CertificateDer<'static>], warnings: &[String]) {
         // What can't be read is refused elsewhere.
         let Ok(svid) = Svid::from_chain(chain.to_vec()) else {
             return;
@@ -183,6 +183,7 @@ impl VaultAuthority {
         let asked = request.now + request.ttl;
         let missing = asked.duration_since(svid.not_after()).unwrap_or_default();
         let got = svid.not_after().duration_since(request.now).unwrap_or_default();
+        self.client.certificates_live_for(got);
         // Rounded, or each leaf would differ from the one before it.
         let now = (missing > SHORTENED).then_some(got.as_secs() / 10);
         let before = std::mem::replace(&mut *self.shortened.lock().unwrap_or_else(PoisonError::into_inner), now);
@@ -220,7 +221,7 @@ impl Authority for VaultAuthority {
         let signed = self.signed(&request).await?;
         let chain = chain(&signed.data, &self.bundle)
             .map_err(|problem| AuthorityError::Unavailable(format!("Vault's answer holds no chain: {problem}")))?;
-        self.explain_lifetime(&request, &chain, &signed.warnings.unwrap_or_default());
+        self.note_lifetime(&request, &chain, &signed.warnings.unwrap_or_default());
         Ok(chain)
     }
 

@@ -24,4 +24,6 @@ mod reload;
 mod strangers;
 mod tunnels;
 mod vault;
+mod vault_keys;
+mod vault_outages;
 mod wire;

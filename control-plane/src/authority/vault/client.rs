@@ -5,6 +5,9 @@
 //! request, shortened, and without control characters; no more than
 //! [`MAX_AT_ONCE`] calls are under way.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
@@ -14,7 +17,7 @@ use tokio::sync::Semaphore;
 use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
-use super::endpoint::{Endpoint, Reply};
+use super::endpoint::{Endpoint, Reply, longest_rest};
 use super::error::CallError;
 use super::secret::Secret;
 use crate::mesh_file::VaultAddress;
@@ -40,6 +43,8 @@ pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     namespace: Option<HeaderValue>,
     slots: Semaphore,
+    /// Of what was signed last; none before the first.
+    lifetime: Mutex<Option<Duration>>,
 }
 
 /// What one address made of a call.
@@ -48,7 +53,7 @@ enum Outcome {
     /// Another address would say the same.
     Final(CallError),
     /// Not this address now.
-    Unwell(String, Option<std::time::Duration>),
+    Unwell(String, Option<Duration>),
 }
 
 impl Client {
@@ -64,7 +69,17 @@ impl Client {
             endpoints: endpoints.collect(),
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
             slots: Semaphore::new(MAX_AT_ONCE),
+            lifetime: Mutex::default(),
         })
+    }
+
+    /// Certificates live for so long now: addresses rest for a small part of it.
+    pub(super) fn certificates_live_for(&self, lifetime: Duration) {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = Some(lifetime);
+    }
+
+    fn longest_rest(&self) -> Duration {
+        longest_rest(*self.lifetime.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Calls the first address that works, and reads the answer. Waits for its
@@ -75,10 +90,13 @@ impl Client {
         let mut reasons = Vec::new();
         for endpoint in &self.endpoints {
             let address = endpoint.address();
-            if let Err(why) = endpoint.may_call() {
-                reasons.push(format!("{address}: {why}"));
-                continue;
-            }
+            let round = match endpoint.may_call() {
+                Ok(round) => round,
+                Err(why) => {
+                    reasons.push(format!("{address}: {why}"));
+                    continue;
+                }
+            };
             let request = self.request(address, call)?;
             let outcome = match endpoint.exchange(request).await {
                 Ok(reply) => judge(&reply, call),
@@ -106,7 +124,7 @@ impl Client {
                 }
                 Outcome::Unwell(why, retry_after) => (why, retry_after),
             };
-            endpoint.is_unwell(&why, retry_after);
+            endpoint.is_unwell(round, &why, retry_after, self.longest_rest());
             reasons.push(format!("{address}: {why}"));
         }
         Err(CallError::Unavailable(reasons.join("; ")))

@@ -5,7 +5,8 @@
 //!   than [`MAX_BODY`] bytes is kept.
 //! - A request that may have reached Vault is not sent twice over one address.
 //! - After a failure the address rests, longer after each; when the rest is
-//!   over one caller tries it, while the others go on resting.
+//!   over one caller tries it, while the others go on resting. Calls that fail
+//!   together are one failure.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,11 @@ const MAX_IDLE: usize = super::client::MAX_AT_ONCE;
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// However short certificates are.
+const SHORTEST_LONGEST_REST: Duration = Duration::from_secs(1);
+/// The longest rest as a part of a certificate's life: whoever waits for the
+/// end of a rest has a third of it left, if Vault was away for as long.
+const REST_PART: u32 = 20;
 /// Vault may name a time, but not put us off for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -46,6 +52,10 @@ pub(super) struct Reply {
     /// May hold a token.
     pub(super) body: Zeroizing<Vec<u8>>,
 }
+
+/// When a call began: after so many failures of its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Round(u64);
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -60,6 +70,8 @@ pub(super) struct Endpoint {
 #[derive(Default)]
 struct Health {
     failures: u32,
+    /// Grows with each failure, and never shrinks.
+    round: u64,
     rests_until: Option<Instant>,
     why: String,
 }
@@ -80,15 +92,16 @@ impl Endpoint {
         &self.address
     }
 
-    /// Whether it may be called now; otherwise why it rests, and how long.
-    pub(super) fn may_call(&self) -> Result<(), String> {
+    /// Whether it may be called now, with what [`Self::is_unwell`] is to be
+    /// told; otherwise why it rests, and how long.
+    pub(super) fn may_call(&self) -> Result<Round, String> {
         let now = Instant::now();
         let mut health = locked(&self.health);
         match health.rests_until {
-            None => Ok(()),
+            None => Ok(Round(health.round)),
             Some(until) if until <= now => {
                 health.rests_until = Some(now + EXCHANGE_DEADLINE);
-                Ok(())
+                Ok(Round(health.round))
             }
             Some(until) => {
                 let left = until.duration_since(now).as_secs_f64();
@@ -103,16 +116,26 @@ impl Endpoint {
         if health.failures > 0 {
             tracing::info!(address = %self.address, "Vault answers again");
         }
-        *health = Health::default();
+        *health = Health {
+            round: health.round,
+            ..Health::default()
+        };
     }
 
-    /// It did not, for this reason.
-    pub(super) fn is_unwell(&self, why: &str, retry_after: Option<Duration>) {
+    /// It did not, for this reason. It rests for `longest` at most, if it does
+    /// not ask for more.
+    pub(super) fn is_unwell(&self, round: Round, why: &str, retry_after: Option<Duration>, longest: Duration) {
         let mut health = locked(&self.health);
+        if round.0 != health.round {
+            // Another call of the same time has told.
+            tracing::debug!(address = %self.address, why, "Vault can't be used by this address");
+            return;
+        }
+        health.round += 1;
         health.failures = health.failures.saturating_add(1);
         let rest = match retry_after {
-            Some(wish) => wish.min(LONGEST_RETRY_AFTER) + rest_after(1, fastrand::f64()),
-            None => rest_after(health.failures, fastrand::f64()),
+            Some(wish) => wish.min(LONGEST_RETRY_AFTER) + rest_after(1, fastrand::f64(), longest),
+            None => rest_after(health.failures, fastrand::f64(), longest),
         };
         let milliseconds = rest.as_millis();
         tracing::warn!(address = %self.address, why, failures = health.failures, rests_ms = milliseconds, "Vault can't be used by this address");
@@ -214,10 +237,17 @@ where
 }
 
 /// Doubles with each failure; `draw` of 0 to 1 spreads callers over the second half.
-fn rest_after(failures: u32, draw: f64) -> Duration {
+fn rest_after(failures: u32, draw: f64, longest: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(10);
-    let longest = (FIRST_REST * 2_u32.pow(doublings)).min(LONGEST_REST);
-    longest.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
+    let rest = (FIRST_REST * 2_u32.pow(doublings)).min(longest);
+    rest.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
+}
+
+/// How long an address may rest when certificates live for so long; as long as
+/// ever when none was signed yet.
+pub(super) fn longest_rest(lifetime: Option<Duration>) -> Duration {
+    let part = lifetime.map_or(LONGEST_REST, |lifetime| lifetime / REST_PART);
+    part.clamp(SHORTEST_LONGEST_REST, LONGEST_REST)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -230,9 +260,68 @@ mod tests {
 
     #[test]
     fn rests_double_up_to_thirty_seconds_and_are_spread() {
-        let millis = |failures, draw| rest_after(failures, draw).as_millis();
+        let millis = |failures, draw| rest_after(failures, draw, longest_rest(None)).as_millis();
         assert_eq!((millis(1, 0.0), millis(1, 1.0)), (250, 500));
         assert_eq!((millis(2, 1.0), millis(3, 1.0)), (1000, 2000));
         assert_eq!((millis(7, 1.0), millis(u32::MAX, 0.0)), (30_000, 15_000));
+    }
+
+    #[test]
+    fn rests_are_short_where_certificates_are() {
+        let longest = |seconds| longest_rest(Some(Duration::from_secs(seconds))).as_secs();
+        assert_eq!((longest(4), longest(40), longest(3600)), (1, 2, 30));
+        assert_eq!(
+            rest_after(u32::MAX, 1.0, Duration::from_secs(2)),
+            Duration::from_secs(2)
+        );
+    }
+
+    fn endpoint() -> Endpoint {
+        let address = VaultAddress {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port: 1,
+        };
+        Endpoint::new(address, None)
+    }
+
+    /// The renewals of a hundred workloads must not silence Vault for half a
+    /// minute because it hiccupped once.
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_fail_together_are_one_failure() {
+        let endpoint = endpoint();
+        let rounds: Vec<Round> = (0..100).map(|_| endpoint.may_call().unwrap()).collect();
+        for round in rounds {
+            endpoint.is_unwell(round, "a hiccup", None, longest_rest(None));
+        }
+        assert!(endpoint.may_call().unwrap_err().contains("a hiccup"));
+        tokio::time::advance(FIRST_REST).await;
+        endpoint.may_call().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_rest_one_call_goes_first_and_the_others_when_it_came_back() {
+        let endpoint = endpoint();
+        let round = endpoint.may_call().unwrap();
+        endpoint.is_unwell(round, "away", None, longest_rest(None));
+        tokio::time::advance(FIRST_REST).await;
+        let allowed = (0..100).filter(|_| endpoint.may_call().is_ok()).count();
+        assert_eq!(allowed, 1, "one looks whether it is back");
+        endpoint.is_well();
+        let allowed = (0..100).filter(|_| endpoint.may_call().is_ok()).count();
+        assert_eq!(allowed, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_is_never_told_of_is_followed_by_another_one() {
+        let endpoint = endpoint();
+        let round = endpoint.may_call().unwrap();
+        endpoint.is_unwell(round, "away", None, longest_rest(None));
+        tokio::time::advance(FIRST_REST).await;
+        // Its caller went away.
+        endpoint.may_call().unwrap();
+        endpoint.may_call().unwrap_err();
+        tokio::time::advance(EXCHANGE_DEADLINE).await;
+        endpoint.may_call().unwrap();
     }
 }

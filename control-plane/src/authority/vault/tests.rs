@@ -1,6 +1,6 @@
 //! Answers that a real Vault can't be made to give, from a server of our own;
 //! the true path is in `tests/vault.rs`.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 use std::io;
 use std::net::SocketAddr;
