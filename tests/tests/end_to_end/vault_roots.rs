@@ -134,7 +134,7 @@ fn a_root_is_replaced_in_two_steps_and_no_call_is_lost() {
     let mut stranger = String::new();
 
     while_calls_go_on(&mesh, || {
-        vault.write("root.pem", &[old.as_str(), &new].concat()).unwrap();
+        vault.write("root.pem", &[old.as_str(), "\n", &new].concat()).unwrap();
         told(&mesh, "new roots are in force");
         wait_until("both roots in bundle.pem", || certificates(&bundle_file(&mesh)) == 2).unwrap();
 
@@ -232,7 +232,9 @@ fn a_bad_root_file_changes_nothing_and_is_told_once_with_what_to_do() {
     fs::remove_file(vault.root_file()).unwrap();
     refused("No such file");
     Load::start(&mesh, "orders", &["short", "20", "2"]).done_without_loss(&mesh);
-    vault.write("root.pem", &[good.as_str(), &other].concat()).unwrap();
+    vault
+        .write("root.pem", &[good.as_str(), "\n", &other].concat())
+        .unwrap();
     told(&mesh, "new roots are in force");
     assert_eq!(mesh.output().text().matches("rootFile is not taken over").count(), 3);
     wait_until("bundle.pem", || bundle_file(&mesh) != bundle).unwrap();

@@ -13,6 +13,8 @@ use watchword_identity::{Bundle, TrustDomain};
 
 use super::{VaultError, read_file};
 
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+
 /// The file, and the roots of it that are in force.
 #[derive(Debug)]
 pub struct RootFile {
@@ -68,10 +70,23 @@ impl RootFile {
 
 fn read(path: &Path, domain: &TrustDomain) -> Result<Bundle, VaultError> {
     let pem = read_file(path)?;
-    Bundle::from_pem(domain.clone(), &pem).map_err(|source| VaultError::Root {
+    let bundle = Bundle::from_pem(domain.clone(), &pem).map_err(|source| VaultError::Root {
         path: path.to_path_buf(),
         source,
-    })
+    })?;
+    // Files that are put together where the first has no line break at its end,
+    // as Vault's command prints it: readers pass over the second certificate.
+    let begun = String::from_utf8_lossy(&pem).matches(BEGIN).count();
+    let read = bundle.roots(domain).len();
+    if begun != read {
+        return Err(VaultError::File {
+            path: path.to_path_buf(),
+            problem: format!(
+                "only {read} of {begun} certificates can be read: each {BEGIN} must stand at the begin of a line"
+            ),
+        });
+    }
+    Ok(bundle)
 }
 
 fn may_follow(before: &Bundle, next: &Bundle, domain: &TrustDomain, now: SystemTime) -> Result<(), String> {

@@ -32,7 +32,7 @@ fn only_good_files_that_share_a_root_with_those_in_force_may_follow() {
     std::fs::write(&path, [old.as_str(), &over].concat()).unwrap();
     let file = RootFile::open(&path, &domain()).unwrap();
     let many: String = std::iter::once(old.clone()).chain((0..32).map(|_| root())).collect();
-    let cases: [(String, &str); 12] = [
+    let cases: [(String, &str); 13] = [
         (old.clone(), ""),
         ([old.as_str(), &new].concat(), ""),
         ([new.as_str(), &old].concat(), ""),
@@ -46,6 +46,7 @@ fn only_good_files_that_share_a_root_with_those_in_force_may_follow() {
             "cannot be read",
         ),
         ([old.as_str(), &leaf()].concat(), "is not a CA certificate"),
+        ([old.trim(), &new].concat(), "only 1 of 2 certificates"),
         (many, "more than 32 roots"),
         ([old.as_str(), &" ".repeat(1 << 20)].concat(), "1 MiB"),
     ];
