@@ -182,7 +182,7 @@ impl VaultAuthority {
         let missing = asked.duration_since(svid.not_after()).unwrap_or_default();
         let got = svid.not_after().duration_since(request.now).unwrap_or_default();
         // Rounded, or each leaf would differ from the one before it.
-        let now = (missing > SHORTENED).then(|| got.as_secs() / 10);
+        let now = (missing > SHORTENED).then_some(got.as_secs() / 10);
         let before = std::mem::replace(&mut *self.shortened.lock().unwrap_or_else(PoisonError::into_inner), now);
         if now.is_none() || now == before {
             return;

@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used)]
-use std::time::SystemTime;
-
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
+use watchword_daemon::{Clock, SystemClock};
 use watchword_identity::TrustDomain;
 use watchword_mtls::Now;
 
@@ -44,7 +43,7 @@ fn bundle(roots: &[&Root]) -> Bundle {
 }
 
 fn bundles() -> Bundles {
-    Bundles::new(Credentials::new(Now::new(SystemTime::now)))
+    Bundles::new(Credentials::new(Now::new(|| SystemClock.now())))
 }
 
 fn in_force(bundles: &Bundles) -> Bundle {
