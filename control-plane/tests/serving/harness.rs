@@ -61,6 +61,7 @@ impl Place {
         }
     }
 
+    #[allow(dead_code, reason = "for tests/vault_roots.rs")]
     pub(crate) fn with_authority(authority: AuthorityChoice) -> Self {
         Self {
             elsewhere: Some(authority),
@@ -267,6 +268,7 @@ pub(crate) struct Workload {
 
 impl Workload {
     /// Whom it trusts.
+    #[allow(dead_code, reason = "for tests/vault_roots.rs")]
     pub(crate) fn bundle(&self) -> Bundle {
         self.credentials.current().unwrap().bundle().as_ref().clone()
     }
