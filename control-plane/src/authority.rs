@@ -8,6 +8,7 @@ mod embedded;
 mod vault;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -15,7 +16,7 @@ use thiserror::Error;
 use watchword_identity::{Bundle, SpiffeId};
 
 pub use embedded::{EmbeddedAuthority, EmbeddedError};
-pub use vault::{VaultAuthority, VaultError};
+pub use vault::{RootFile, VaultAuthority, VaultError};
 
 use crate::issuer::Csr;
 
@@ -77,6 +78,11 @@ pub trait Authority: Debug + Send + Sync {
 
     /// The roots that vouch for what it signs.
     fn bundle(&self) -> Bundle;
+
+    /// The file that these roots stand in, when they may change while we run.
+    fn root_file(&self) -> Option<Arc<RootFile>> {
+        None
+    }
 
     /// Called now and then: renews the authority's own certificates in time.
     ///

@@ -5,6 +5,7 @@
 //! what it waits for.
 
 mod follow;
+mod follow_roots;
 mod listeners;
 
 use std::io;
@@ -19,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, serve_pages};
-use watchword_identity::{SpiffeId, TrustDomain};
+use watchword_identity::{Bundle, SpiffeId, TrustDomain};
 use watchword_mtls::{Credentials, Now};
 use watchword_policy::Policy;
 
@@ -29,7 +30,7 @@ use crate::api::{
 };
 use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError, VaultAuthority, VaultError};
 use crate::enrolment::Enrolment;
-use crate::issuer::Issuer;
+use crate::issuer::{Issuer, NewRoots};
 use crate::mesh_file::{AuthorityChoice, MeshFile};
 use crate::mesh_watch::MeshWatch;
 use crate::metrics::ControlMetrics;
@@ -40,6 +41,7 @@ use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, wr
 use crate::store::{FileStore, Records, StoreError};
 use crate::subscribers::Subscribers;
 use follow::follow;
+use follow_roots::RootFollower;
 use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners, open_health};
 
 const DEFAULT_STATE_FOLDER: &str = "/var/lib/watchword";
@@ -126,6 +128,7 @@ struct Core {
     snapshots: Snapshots,
     subscribers: Subscribers,
     own: OwnIdentity,
+    new_roots: Arc<NewRoots>,
     metrics: ControlMetrics,
 }
 
@@ -152,7 +155,7 @@ impl ControlPlane {
             () = process.shutdown.requested() => return Err(RunError::Stopped),
             obtained = core.own.obtain(&blocker) => obtained?,
         };
-        write_bundle(&run_folder, core.enrolment.issuer.authority().as_ref(), &core.domain)?;
+        write_bundle(&run_folder, &core.enrolment.issuer.bundle(), &core.domain)?;
         let listeners = Listeners::open(mesh, &run_folder).await?;
         let mut plane = Self {
             parts,
@@ -170,13 +173,31 @@ impl ControlPlane {
             own.keep(renew_at).await;
             Ok(())
         });
-        plane
-            .parts
-            .spawn(keep_house(Arc::clone(&core.enrolment), core.snapshots.clone()));
+        plane.parts.spawn(keep_house(Arc::clone(&core.enrolment)));
+        plane.follow_roots(&core);
         plane.serve(core, listeners, process);
         blocker.clear();
         plane.say_ready();
         Ok(plane)
+    }
+
+    /// Where roots may change.
+    fn follow_roots(&mut self, core: &Core) {
+        let Some(roots) = core.enrolment.issuer.authority().root_file() else {
+            return;
+        };
+        let follower = RootFollower {
+            roots,
+            new_roots: Arc::clone(&core.new_roots),
+            snapshots: core.snapshots.clone(),
+            own: core.own.clone(),
+            run_folder: self.run_folder.clone(),
+        };
+        self.for_ever += 1;
+        self.parts.spawn(async move {
+            follower.follow().await;
+            Ok(())
+        });
     }
 
     fn serve(&mut self, core: Core, listeners: Listeners, process: &Process) {
@@ -191,7 +212,7 @@ impl ControlPlane {
                 Ok(())
             });
         }
-        let identity = IdentityApi::new(Arc::clone(&core.enrolment));
+        let identity = IdentityApi::new(Arc::clone(&core.enrolment), core.snapshots.clone(), core.epoch);
         let discovery = DiscoveryApi {
             enrolment: Arc::clone(&core.enrolment),
             snapshots: core.snapshots,
@@ -319,12 +340,10 @@ impl Core {
                 state.epoch
             })
             .await?;
-        let issuer = Arc::new(Issuer::new(
-            authority,
-            mesh.certificate_ttl,
-            Arc::clone(&clock),
-            metrics.clone(),
-        ));
+        let subscribers = Subscribers::new(metrics.clone());
+        let new_roots = Arc::new(NewRoots::new(subscribers.clone()));
+        let issuer = Issuer::new(authority, mesh.certificate_ttl, Arc::clone(&clock), metrics.clone());
+        let issuer = Arc::new(issuer.withholding(Arc::clone(&new_roots)));
         let read_clock = Arc::clone(&clock);
         let own = OwnIdentity {
             id: control_plane_id(&domain)?,
@@ -345,8 +364,9 @@ impl Core {
             epoch,
             enrolment: Arc::new(enrolment),
             snapshots,
-            subscribers: Subscribers::new(metrics.clone()),
+            subscribers,
             own,
+            new_roots,
             metrics,
         })
     }
@@ -377,14 +397,13 @@ fn registry(mesh: &MeshFile) -> Registry {
 }
 
 /// The roots, for proxies that are to find out whom they talk to.
-fn write_bundle(run_folder: &Path, authority: &dyn Authority, domain: &TrustDomain) -> Result<(), RunError> {
-    let bundle = authority.bundle();
+fn write_bundle(run_folder: &Path, bundle: &Bundle, domain: &TrustDomain) -> Result<(), RunError> {
     let roots = bundle.roots(domain).iter();
     let pem: String = roots.map(|root| crate::pem::certificate(root.certificate())).collect();
     Ok(write_atomic(&run_folder.join(BUNDLE), pem.as_bytes(), PUBLIC)?)
 }
 
-async fn keep_house(enrolment: Arc<Enrolment>, snapshots: Snapshots) -> Result<(), RunError> {
+async fn keep_house(enrolment: Arc<Enrolment>) -> Result<(), RunError> {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let now = enrolment.clock.now();
@@ -394,6 +413,5 @@ async fn keep_house(enrolment: Arc<Enrolment>, snapshots: Snapshots) -> Result<(
         if let Err(error) = enrolment.issuer.authority().maintain(now).await {
             tracing::error!(%error, "the authority can't be maintained");
         }
-        snapshots.publish_bundle(&enrolment.bundle());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use watchword_daemon::Clock;
-use watchword_identity::{Bundle, SpiffeId, Svid, SvidError};
+use watchword_identity::{SpiffeId, Svid, SvidError};
 
 use crate::attest::lineage::{self, LineageError, Renewal};
 use crate::attest::token::{self, Claim, FreshToken, TokenError, TokenSecret};
@@ -201,11 +201,6 @@ impl Enrolment {
         noted
             .await
             .inspect_err(|refusal| self.note("subscribe", &svid.id().to_string(), refusal))
-    }
-
-    /// The roots that vouch for what is issued.
-    pub fn bundle(&self) -> Bundle {
-        self.issuer.bundle()
     }
 
     fn note(&self, call: &'static str, id: &str, refusal: &Refusal) {

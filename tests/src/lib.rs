@@ -6,12 +6,14 @@
 
 pub mod keys;
 mod mesh;
+mod offline;
 mod output;
 mod processes;
 mod programs;
 mod vault;
 
 pub use mesh::{Mesh, MeshFile};
+pub use offline::{OfflineAuthority, openssl};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};

@@ -330,6 +330,54 @@ impl Administrator {
         ensure!(said.contains("OK"), "{said}");
         Ok(())
     }
+
+    /// One more issuing authority in the mount, whose key never leaves Vault.
+    /// `sign` makes of its request the PEM that is imported, its own
+    /// certificate first. Returns its ID: it signs nothing yet.
+    ///
+    /// # Errors
+    /// When Vault refuses.
+    pub fn add_issuer(&self, name: &str, sign: impl FnOnce(&str) -> Result<String>) -> Result<String> {
+        let generate = format!("{MOUNT}/intermediate/generate/internal");
+        let name = format!("common_name={name}");
+        let request = self.run(&["write", "-field=csr", &generate, &name, "key_type=ec"])?;
+        let chain = format!("certificate={}", sign(&request)?);
+        let set = format!("{MOUNT}/intermediate/set-signed");
+        let answer: Value = serde_json::from_str(&self.run(&["write", "-format=json", &set, &chain])?)?;
+        let keys = answer["data"]["mapping"]
+            .as_object()
+            .context("issuers with their keys")?;
+        let with_key = keys
+            .iter()
+            .find(|(_, key)| key.as_str().is_some_and(|key| !key.is_empty()));
+        Ok(with_key.context("an issuer with a key")?.0.clone())
+    }
+
+    /// Has this issuer sign from now on. Returns the ID of the one before.
+    ///
+    /// # Errors
+    /// When Vault refuses.
+    pub fn sign_by(&self, issuer: &str) -> Result<String> {
+        let config = format!("{MOUNT}/config/issuers");
+        let before = self.run(&["read", "-field=default", &config])?;
+        self.run(&["write", &config, &format!("default={issuer}")])?;
+        Ok(before.trim().to_owned())
+    }
+
+    /// As an operator has the root of this Vault sign an authority's request.
+    ///
+    /// # Errors
+    /// When Vault refuses.
+    pub fn sign_by_root(&self, request: &str) -> Result<String> {
+        let request = format!("csr={request}");
+        self.run(&[
+            "write",
+            "-field=certificate",
+            "root/root/sign-intermediate",
+            &request,
+            "ttl=43800h",
+        ])
+    }
 }
 
 impl Drop for Vault {

@@ -2,7 +2,7 @@
 //! could sign one is here.
 //!
 //! Invariants:
-//! - The bundle is the root that the operator gave, not what Vault says: who
+//! - The bundle is the roots that the operator gave, not what Vault says: who
 //!   controls Vault's answers can't add a root.
 //! - What Vault says of a token is not believed twice: a 403 leads to one new
 //!   login and one more try.
@@ -11,6 +11,7 @@
 mod client;
 mod endpoint;
 mod error;
+mod root_file;
 mod secret;
 mod session;
 
@@ -31,6 +32,7 @@ use super::{Authority, AuthorityError, SignRequest};
 use crate::mesh_file::VaultSettings;
 use client::{Call, Client};
 use error::CallError;
+pub use root_file::RootFile;
 use session::Session;
 
 const MAX_FILE: u64 = 1 << 20;
@@ -78,7 +80,7 @@ pub struct VaultAuthority {
     client: Arc<Client>,
     session: Arc<Session>,
     path: String,
-    bundle: Bundle,
+    roots: Arc<RootFile>,
     /// How long the last shortened leaf was valid: told once per change.
     shortened: Mutex<Option<u64>>,
     keeper: AbortHandle,
@@ -121,11 +123,7 @@ impl VaultAuthority {
     /// # Errors
     /// See [`VaultError`].
     pub fn open(settings: &VaultSettings, domain: &TrustDomain) -> Result<Self, VaultError> {
-        let root = read_file(&settings.root_file)?;
-        let bundle = Bundle::from_pem(domain.clone(), &root).map_err(|source| VaultError::Root {
-            path: settings.root_file.clone(),
-            source,
-        })?;
+        let roots = Arc::new(RootFile::open(&settings.root_file, domain)?);
         let tls = settings.ca_file.as_deref().map(pinned).transpose()?;
         for address in settings.addresses.iter().filter(|address| !address.tls) {
             tracing::warn!(%address, "Vault is called without TLS: on this machine only, and not for production");
@@ -139,7 +137,7 @@ impl VaultAuthority {
             client,
             session,
             path: format!("{}/sign/{}", settings.mount, settings.role),
-            bundle,
+            roots,
             shortened: Mutex::default(),
             keeper,
         })
@@ -219,14 +217,18 @@ impl Authority for VaultAuthority {
 
     async fn sign(&self, request: SignRequest<'_>) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let signed = self.signed(&request).await?;
-        let chain = chain(&signed.data, &self.bundle)
+        let chain = chain(&signed.data, &self.roots.in_force())
             .map_err(|problem| AuthorityError::Unavailable(format!("Vault's answer holds no chain: {problem}")))?;
         self.note_lifetime(&request, &chain, &signed.warnings.unwrap_or_default());
         Ok(chain)
     }
 
     fn bundle(&self) -> Bundle {
-        self.bundle.clone()
+        Bundle::clone(&self.roots.in_force())
+    }
+
+    fn root_file(&self) -> Option<Arc<RootFile>> {
+        Some(Arc::clone(&self.roots))
     }
 
     async fn maintain(&self, _now: SystemTime) -> Result<(), AuthorityError> {
@@ -283,7 +285,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, VaultError> {
     };
     let found = std::fs::metadata(path).map_err(|error| problem(error.to_string()))?;
     if !found.is_file() || found.len() > MAX_FILE {
-        return Err(problem("not a file with certificates in it".into()));
+        return Err(problem("not a file with certificates in it, of 1 MiB at most".into()));
     }
     std::fs::read(path).map_err(|error| problem(error.to_string()))
 }

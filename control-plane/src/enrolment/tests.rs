@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use watchword_daemon::{ManualClock, Metrics};
+use watchword_identity::Bundle;
 
 use super::*;
 use crate::authority::{Authority, AuthorityError, EmbeddedAuthority, SignRequest};

@@ -26,4 +26,5 @@ mod tunnels;
 mod vault;
 mod vault_keys;
 mod vault_outages;
+mod vault_roots;
 mod wire;
