@@ -4,17 +4,19 @@
 //! never followed; what Vault answers is shown without the secrets of the
 //! request, shortened, and without control characters.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
 use super::endpoint::{Endpoint, Reply};
 use super::error::CallError;
 use super::secret::Secret;
+use super::tls::Tls;
 use crate::mesh_file::VaultAddress;
 
 const MAX_REASON: usize = 600;
@@ -33,6 +35,7 @@ pub(super) struct Call<'a> {
 /// Knows all addresses.
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
+    tls: Option<Tls>,
     namespace: Option<HeaderValue>,
 }
 
@@ -48,20 +51,25 @@ enum Outcome {
 impl Client {
     pub(super) fn new(
         addresses: &[VaultAddress],
-        tls: Option<&OutsideClient>,
+        tls: Option<Tls>,
         namespace: Option<&str>,
     ) -> Result<Self, http::header::InvalidHeaderValue> {
-        let endpoints = addresses
-            .iter()
-            .map(|address| Endpoint::new(address.clone(), tls.cloned()));
         Ok(Self {
-            endpoints: endpoints.collect(),
+            endpoints: addresses.iter().cloned().map(Endpoint::new).collect(),
+            tls,
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
         })
     }
 
+    /// The file of the certificate that Vault is shown.
+    pub(super) fn certificate_file(&self) -> Option<&PathBuf> {
+        self.tls.as_ref().and_then(Tls::certificate_file)
+    }
+
     /// Calls the first address that works, and reads the answer.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
+        let tls = self.tls.as_ref().map(Tls::current).transpose();
+        let tls = tls.map_err(CallError::Unavailable)?;
         let mut reasons = Vec::new();
         for endpoint in &self.endpoints {
             let address = endpoint.address();
@@ -70,7 +78,7 @@ impl Client {
                 continue;
             }
             let request = self.request(address, call)?;
-            let outcome = match endpoint.exchange(request).await {
+            let outcome = match endpoint.exchange(request, tls.as_ref()).await {
                 Ok(reply) => judge(&reply, call),
                 Err(why) => Outcome::Unwell(why, None),
             };

@@ -10,6 +10,7 @@ use std::sync::Mutex as Lock;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use watchword_daemon::{Clock, SystemClock};
 
 use super::*;
 use crate::mesh_file::{VaultAddress, VaultAuth};
@@ -122,6 +123,7 @@ fn authority(addresses: Vec<VaultAddress>) -> (VaultAuthority, tempfile::TempDir
     let settings = VaultSettings {
         addresses,
         ca_file: None,
+        client_certificate: None,
         namespace: Some("org/team".into()),
         mount: "a/pki".into(),
         role: "mesh".into(),
@@ -142,7 +144,7 @@ async fn sign(authority: &VaultAuthority) -> Result<usize, AuthorityError> {
         csr: &csr,
         id: &id("/web"),
         ttl: Duration::from_secs(60),
-        now: SystemTime::now(),
+        now: SystemClock.now(),
     };
     authority.sign(request).await.map(|chain| chain.len())
 }
