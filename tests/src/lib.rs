@@ -4,12 +4,14 @@
 //! Invariants: waits for what it can observe, with a deadline and a message
 //! that holds the mesh's own log; leaves nothing behind.
 
+mod kubernetes;
 mod mesh;
 mod output;
 mod processes;
 mod programs;
 mod vault;
 
+pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};

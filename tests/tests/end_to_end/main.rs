@@ -24,4 +24,5 @@ mod reload;
 mod strangers;
 mod tunnels;
 mod vault;
+mod vault_logins;
 mod wire;
