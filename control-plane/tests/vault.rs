@@ -335,8 +335,7 @@ async fn a_certificate_that_vault_does_not_know_is_refused_with_the_reason_and_i
         let error = issue(&issuer).await.unwrap_err();
         assert_eq!(error.label(), "authority-unavailable");
         let key = std::fs::read_to_string(vault.folder().join("client.key")).unwrap();
-        let secret = key.lines().nth(1).unwrap();
-        assert!(!format!("{error} {error:?} {issuer:?}").contains(secret), "{error:?}");
+        assert!(!quotes(&format!("{error} {error:?} {issuer:?}"), &key), "{error:?}");
         for part in [
             "can't log in to Vault by certificate: Vault says 40",
             "client.pem",
@@ -386,6 +385,18 @@ async fn the_next_login_shows_the_certificate_that_replaced_the_first() {
     assert_eq!(logins("first"), firsts, "the first is shown no more");
 }
 
+/// Whether a text holds some of a key, as it is or as a list of numbers.
+fn quotes(text: &str, key: &str) -> bool {
+    let line = key.lines().nth(1).unwrap();
+    let numbers = format!("{:?}", &line.as_bytes()[..16]);
+    text.contains(line) || text.contains(numbers.trim_matches(['[', ']']))
+}
+
+/// Its first two lines as one: no beginning of a section.
+fn broken(key: &str) -> String {
+    key.replacen("-----\n", "", 1)
+}
+
 #[tokio::test]
 async fn files_of_a_certificate_that_are_of_no_use_are_named_and_those_before_them_serve_on() {
     let (vault, clients) = (Vault::start().unwrap(), Clients::new());
@@ -400,7 +411,7 @@ async fn files_of_a_certificate_that_are_of_no_use_are_named_and_those_before_th
     let told = async |expected: &str| {
         let error = issue(&issuer(&vault, "mesh", &auth)).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}\nexpected {expected}");
-        assert!(!error.contains(good.lines().nth(1).unwrap()), "{error}");
+        assert!(!quotes(&error, &good), "{error}");
         vault
             .run(&["lease", "revoke", "-force", "-prefix", CERTIFICATE_LOGIN])
             .unwrap();
@@ -412,10 +423,10 @@ async fn files_of_a_certificate_that_are_of_no_use_are_named_and_those_before_th
     told("client.key: no private key in PEM that goes with the certificate in ").await;
     std::fs::remove_file(&key).unwrap();
     told("client.key: No such file").await;
-    // One line, as an environment variable makes of a PEM: the parser quotes it.
+    // The key in the certificate's place, cut off in its first line, which the parser of PEM quotes.
     vault.write("client.key", &good).unwrap();
     set_mode(&key, 0o640);
-    vault.write("client.pem", &good.replace('\n', "")).unwrap();
+    vault.write("client.pem", &broken(&good)).unwrap();
     told("client.pem: no certificate in PEM").await;
 }
 

@@ -106,7 +106,7 @@ impl Tls {
             key: &key,
         };
         OutsideClient::new(&self.authorities, Some(&shown)).map_err(|error| match error {
-            // Its reason may quote the file, which holds the key perhaps.
+            // Says which of the files it is.
             OutsideError::Certificate(_) => format!("{}: no certificate in PEM", files.certificate.display()),
             OutsideError::Key => format!(
                 "{}: no private key in PEM that goes with the certificate in {}",
