@@ -25,7 +25,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use watchword_policy::diagnostic::Position;
 use watchword_policy::{Diagnostic, MeshContext};
 
-pub use authority::{AuthorityChoice, VaultAddress, VaultAuth, VaultSettings};
+pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
 

@@ -7,11 +7,13 @@
     missing_docs
 )]
 
-use std::path::Path;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use watchword_control_plane::authority::VaultAuthority;
@@ -44,7 +46,9 @@ fn csr(uri: &str) -> Csr {
 
 /// As a mesh file sets it up.
 fn issuer(vault: &Vault, role: &str, auth: &str) -> Issuer {
-    let authority = vault.authority(auth).replace("role: mesh", &format!("role: {role}"));
+    let authority = vault
+        .authority(auth)
+        .replacen("role: mesh", &format!("role: {role}"), 1);
     issuer_of(&authority, vault.folder())
 }
 
@@ -277,4 +281,219 @@ async fn a_vault_with_a_certificate_of_another_authority_gets_no_token() {
     );
     let audit = std::fs::read_to_string(vault.folder().join("audit.log")).unwrap();
     assert!(!audit.contains("auth/token/lookup-self"), "the token left");
+}
+
+/// Makes certificates to log in with.
+struct Clients {
+    pem: String,
+    issuer: rcgen::Issuer<'static, KeyPair>,
+}
+
+impl Clients {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "clients");
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        Self { pem, issuer }
+    }
+
+    fn certificate(&self, name: &str) -> (String, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key)
+    }
+
+    /// Writes a certificate and its key; what goes into the mesh file for them.
+    fn write(&self, vault: &Vault, name: &str) -> String {
+        let (certificate, key) = self.certificate(name);
+        let certificate = vault.write("client.pem", &certificate).unwrap();
+        let key = write_key(vault, &key);
+        format!("certFile: {}, keyFile: {}", certificate.display(), key.display())
+    }
+}
+
+fn write_key(vault: &Vault, key: &KeyPair) -> PathBuf {
+    let path = vault.write("client.key", &key.serialize_pem()).unwrap();
+    set_mode(&path, 0o600);
+    path
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+const CERTIFICATE_LOGIN: &str = "auth/cert/login";
+
+#[tokio::test]
+async fn a_certificate_logs_in_and_once_more_when_its_token_is_revoked() {
+    let (vault, clients) = (Vault::start().unwrap(), Clients::new());
+    vault.certificate_login(&clients.pem, &[]).unwrap();
+    let files = clients.write(&vault, "control-plane");
+    for auth in ["{certificate: {role: mesh}}", "{certificate: {}}"] {
+        let before = vault.answers(CERTIFICATE_LOGIN).unwrap();
+        let issuer = issuer(&vault, "mesh", &format!("{auth}, {files}"));
+        issue(&issuer).await.unwrap();
+        issue(&issuer).await.unwrap();
+        assert_eq!(vault.answers(CERTIFICATE_LOGIN).unwrap() - before, 1);
+        vault
+            .run(&["lease", "revoke", "-force", "-prefix", CERTIFICATE_LOGIN])
+            .unwrap();
+        issue(&issuer).await.unwrap();
+        issue(&issuer).await.unwrap();
+        assert_eq!(vault.answers(CERTIFICATE_LOGIN).unwrap() - before, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_vault_does_not_know_is_refused_with_the_reason_and_its_file() {
+    let (vault, clients, strangers) = (Vault::start().unwrap(), Clients::new(), Clients::new());
+    vault
+        .certificate_login(&clients.pem, &["allowed_common_names=control-plane"])
+        .unwrap();
+    for (from, name) in [(&strangers, "control-plane"), (&clients, "somebody-else")] {
+        let files = from.write(&vault, name);
+        let issuer = issuer(&vault, "mesh", &format!("{{certificate: {{role: mesh}}}}, {files}"));
+        let error = issue(&issuer).await.unwrap_err();
+        assert_eq!(error.label(), "authority-unavailable");
+        let key = std::fs::read_to_string(vault.folder().join("client.key")).unwrap();
+        assert!(!quotes(&format!("{error} {error:?} {issuer:?}"), &key), "{error:?}");
+        for part in [
+            "can't log in to Vault by certificate: Vault says 40",
+            "client.pem",
+            "auth/cert",
+        ] {
+            assert!(error.to_string().contains(part), "{error}\nexpected {part}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_next_login_shows_the_certificate_that_replaced_the_first() {
+    let (vault, clients) = (Vault::start().unwrap(), Clients::new());
+    let role = &["allowed_common_names=first,second", "token_ttl=4s", "token_max_ttl=5s"];
+    vault.certificate_login(&clients.pem, role).unwrap();
+    let files = clients.write(&vault, "first");
+    let issuer = issuer(&vault, "mesh", &format!("{{certificate: {{role: mesh}}}}, {files}"));
+    issue(&issuer).await.unwrap();
+    let logins = |name: &str| {
+        let audit = std::fs::read_to_string(vault.folder().join("audit.log")).unwrap();
+        let name = format!("\"cert_name\":\"mesh\",\"common_name\":\"{name}\"");
+        let is_login = |line: &&str| {
+            let parts = ["\"type\":\"response\"", "\"path\":\"auth/cert/login\"", &name];
+            parts.iter().all(|part| line.contains(part))
+        };
+        audit.lines().filter(is_login).count()
+    };
+    assert!(logins("first") > 0);
+    assert_eq!(logins("second"), 0);
+    clients.write(&vault, "second");
+    let began = Instant::now();
+    while logins("second") == 0 {
+        assert!(began.elapsed() < Duration::from_secs(90), "no login with the second");
+        issue_in_the_end(&issuer).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let firsts = logins("first");
+    issue_in_the_end(&issuer).await;
+    let seconds = logins("second");
+    while logins("second") == seconds {
+        assert!(
+            began.elapsed() < Duration::from_secs(90),
+            "no second login with the second"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(logins("first"), firsts, "the first is shown no more");
+}
+
+/// Whether a text holds some of a key, as it is or as a list of numbers.
+fn quotes(text: &str, key: &str) -> bool {
+    let line = key.lines().nth(1).unwrap();
+    let numbers = format!("{:?}", &line.as_bytes()[..16]);
+    text.contains(line) || text.contains(numbers.trim_matches(['[', ']']))
+}
+
+/// Its first two lines as one: no beginning of a section.
+fn broken(key: &str) -> String {
+    key.replacen("-----\n", "", 1)
+}
+
+#[tokio::test]
+async fn files_of_a_certificate_that_are_of_no_use_are_named_and_those_before_them_serve_on() {
+    let (vault, clients) = (Vault::start().unwrap(), Clients::new());
+    vault.certificate_login(&clients.pem, &[]).unwrap();
+    let files = clients.write(&vault, "control-plane");
+    let auth = format!("{{certificate: {{role: mesh}}}}, {files}");
+    let key = vault.folder().join("client.key");
+    let good = std::fs::read_to_string(&key).unwrap();
+    let serving = issuer(&vault, "mesh", &auth);
+    issue(&serving).await.unwrap();
+
+    let told = async |expected: &str| {
+        let error = issue(&issuer(&vault, "mesh", &auth)).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}\nexpected {expected}");
+        assert!(!quotes(&error, &good), "{error}");
+        vault
+            .run(&["lease", "revoke", "-force", "-prefix", CERTIFICATE_LOGIN])
+            .unwrap();
+        issue(&serving).await.unwrap();
+    };
+    set_mode(&key, 0o644);
+    told("client.key: its mode is 0644").await;
+    write_key(&vault, &KeyPair::generate().unwrap());
+    told("client.key: no private key in PEM that goes with the certificate in ").await;
+    std::fs::remove_file(&key).unwrap();
+    told("client.key: No such file").await;
+    // The key in the certificate's place, cut off in its first line, which the parser of PEM quotes.
+    vault.write("client.key", &good).unwrap();
+    set_mode(&key, 0o640);
+    vault.write("client.pem", &broken(&good)).unwrap();
+    told("client.pem: no certificate in PEM").await;
+}
+
+/// A listener of its own that turns everybody away who shows no certificate.
+#[tokio::test]
+async fn a_listener_that_demands_a_certificate_is_shown_one_whatever_the_login() {
+    let clients = Clients::new();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (certificate, key) = clients.certificate("127.0.0.1");
+    let ca = write("ca.pem", &clients.pem);
+    let config = format!(
+        "listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n tls_cert_file = \"{}\"\n tls_key_file = \"{}\"\n \
+         tls_require_and_verify_client_cert = true\n tls_client_ca_file = \"{ca}\"\n}}\n",
+        write("server.pem", &certificate),
+        write("server.key", &key.serialize_pem()),
+    );
+    let vault = Vault::start_with(&[&format!("-config={}", write("vault.hcl", &config))]).unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let auth = |more: &str| format!("{{tokenFile: {}}}{more}", token.display());
+    let issuer = |more: &str| {
+        let authority = vault.authority(&auth(more));
+        let authority = authority.replace(&vault.address(), &format!("https://127.0.0.1:{port}"));
+        issuer_of(
+            &authority.replace(&vault.ca_file().display().to_string(), &ca),
+            vault.folder(),
+        )
+    };
+    let error = issue(&issuer("")).await.unwrap_err().to_string();
+    assert!(error.contains("CertificateRequired"), "{error}");
+    let error = issue(&issuer(&format!(", {}", Clients::new().write(&vault, "stranger"))))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("the connection broke: "), "{error}");
+    let files = clients.write(&vault, "control-plane");
+    issue(&issuer(&format!(", {files}"))).await.unwrap();
 }

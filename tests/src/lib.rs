@@ -5,6 +5,7 @@
 //! that holds the mesh's own log; leaves nothing behind.
 
 pub mod keys;
+mod kubernetes;
 mod mesh;
 mod offline;
 mod output;
@@ -12,6 +13,7 @@ mod processes;
 mod programs;
 mod vault;
 
+pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile};
 pub use offline::{OfflineAuthority, openssl};
 pub use output::{DEADLINE, Output, wait_until};

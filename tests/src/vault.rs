@@ -106,13 +106,21 @@ impl Vault {
     /// # Errors
     /// When it can't be found, started or set up.
     pub fn start() -> Result<Self> {
-        let vault = Self::start_empty()?;
+        Self::start_with(&[])
+    }
+
+    /// [`Vault::start`] with more options of `vault server -dev`.
+    ///
+    /// # Errors
+    /// When it can't be found, started or set up.
+    pub fn start_with(more: &[&str]) -> Result<Self> {
+        let vault = Self::start_empty(more)?;
         let audit = format!("file_path={}", vault.folder.path().join("audit.log").display());
         vault.set_up(&audit)?;
         Ok(vault)
     }
 
-    fn start_empty() -> Result<Self> {
+    fn start_empty(more: &[&str]) -> Result<Self> {
         let program = program()?;
         let folder = tempfile::Builder::new().prefix("watchword-vault-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -122,6 +130,7 @@ impl Vault {
             .arg(format!("-dev-tls-cert-dir={}", folder.path().display()))
             .arg(format!("-dev-root-token-id={token}"))
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
+            .args(more)
             .env("HOME", folder.path())
             .env("VAULT_DISABLE_MLOCK", "1")
             .stdout(Stdio::piped())
@@ -377,6 +386,34 @@ impl Administrator {
             &request,
             "ttl=43800h",
         ])
+    }
+
+    /// Lets whoever shows a certificate of `authority` (PEM) log in with the
+    /// policy `mesh`; `more` are parameters of the role `mesh` of `auth/cert`.
+    ///
+    /// # Errors
+    /// When Vault refuses.
+    pub fn certificate_login(&self, authority: &str, more: &[&str]) -> Result<()> {
+        self.run(&["auth", "enable", "cert"])?;
+        let certificate = format!("certificate={authority}");
+        let role = ["write", "auth/cert/certs/mesh", "token_policies=mesh", &certificate];
+        self.run(&[&role, more].concat()).map(|_| ())
+    }
+
+    /// How often a path was called and answered, by the audit log.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn answers(&self, path: &str) -> Result<usize> {
+        let mut count = 0;
+        for file in &self.audit_files {
+            for line in fs::read_to_string(file)?.lines() {
+                let line: Value = serde_json::from_str(line)?;
+                let is_answer = line["type"] == "response" && line["request"]["path"] == path;
+                count += usize::from(is_answer);
+            }
+        }
+        Ok(count)
     }
 }
 

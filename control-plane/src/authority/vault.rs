@@ -11,9 +11,11 @@
 mod client;
 mod endpoint;
 mod error;
+mod files;
 mod root_file;
 mod secret;
 mod session;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +28,7 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::task::AbortHandle;
 use watchword_identity::{Bundle, BundleError, Svid, TrustDomain};
-use watchword_mtls::{OutsideClient, OutsideError};
+use watchword_mtls::OutsideError;
 
 use super::{Authority, AuthorityError, SignRequest};
 use crate::mesh_file::VaultSettings;
@@ -34,6 +36,7 @@ use client::{Call, Client};
 use error::CallError;
 pub use root_file::RootFile;
 use session::Session;
+use tls::Tls;
 
 const MAX_FILE: u64 = 1 << 20;
 /// More than any chain that verifiers take.
@@ -124,12 +127,16 @@ impl VaultAuthority {
     /// See [`VaultError`].
     pub fn open(settings: &VaultSettings, domain: &TrustDomain) -> Result<Self, VaultError> {
         let roots = Arc::new(RootFile::open(&settings.root_file, domain)?);
-        let tls = settings.ca_file.as_deref().map(pinned).transpose()?;
+        let tls = settings
+            .ca_file
+            .as_deref()
+            .map(|file| pinned(file, settings))
+            .transpose()?;
         for address in settings.addresses.iter().filter(|address| !address.tls) {
             tracing::warn!(%address, "Vault is called without TLS: on this machine only, and not for production");
         }
-        let client = Client::new(&settings.addresses, tls.as_ref(), settings.namespace.as_deref())
-            .map_err(|_| VaultError::Namespace)?;
+        let client =
+            Client::new(&settings.addresses, tls, settings.namespace.as_deref()).map_err(|_| VaultError::Namespace)?;
         let client = Arc::new(client);
         let session = Arc::new(Session::new(Arc::clone(&client), settings.auth.clone()));
         let keeper = tokio::spawn(Arc::clone(&session).keep()).abort_handle();
@@ -271,8 +278,8 @@ fn issuer_end(chain: &[CertificateDer<'static>]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-fn pinned(path: &Path) -> Result<OutsideClient, VaultError> {
-    OutsideClient::new(&read_file(path)?, None).map_err(|source| VaultError::Tls {
+fn pinned(path: &Path, settings: &VaultSettings) -> Result<Tls, VaultError> {
+    Tls::new(read_file(path)?, settings.client_certificate.clone()).map_err(|source| VaultError::Tls {
         path: path.to_path_buf(),
         source,
     })

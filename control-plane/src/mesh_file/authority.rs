@@ -12,9 +12,21 @@ use super::read::{NamedPath, optional};
 use super::values;
 
 const EXPECTED: &str = "`embedded` or `{vault: …}`";
-const VAULT_KEYS: &[&str] = &["addresses", "caFile", "namespace", "mount", "role", "rootFile", "auth"];
+const VAULT_KEYS: &[&str] = &[
+    "addresses",
+    "caFile",
+    "certFile",
+    "keyFile",
+    "namespace",
+    "mount",
+    "role",
+    "rootFile",
+    "auth",
+];
 const AUTH_KEYS: &[&str] = &["tokenFile", "appRole", "kubernetes", "certificate"];
 const DEFAULT_MOUNT: &str = "pki";
+/// Where Kubernetes puts a pod's token.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const MAX_ADDRESSES: usize = 16;
 
 /// What signs.
@@ -34,6 +46,8 @@ pub struct VaultSettings {
     /// The authorities that vouch for Vault's own certificate. There when an
     /// address is `https`.
     pub ca_file: Option<PathBuf>,
+    /// What is shown to Vault's TLS. With `https` addresses only.
+    pub client_certificate: Option<CertificateFiles>,
     /// Vault Enterprise's.
     pub namespace: Option<String>,
     /// Where the PKI engine is mounted, such as `pki` or `team/pki_int`.
@@ -44,6 +58,15 @@ pub struct VaultSettings {
     pub root_file: PathBuf,
     /// How to log in.
     pub auth: VaultAuth,
+}
+
+/// A certificate and its key, both PEM. Read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// Leaf first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// How to log in. Files are read again when they change.
@@ -61,6 +84,22 @@ pub enum VaultAuth {
         secret_id_file: PathBuf,
         /// Whether it is wrapped.
         secret_id_wrapped: bool,
+    },
+    /// A Kubernetes service account's token.
+    Kubernetes {
+        /// Where the method is mounted.
+        mount: String,
+        /// The method's role.
+        role: String,
+        /// The file of the token, which Kubernetes replaces now and then.
+        token_file: PathBuf,
+    },
+    /// The certificate that is shown to Vault's TLS.
+    Certificate {
+        /// Where the method is mounted.
+        mount: String,
+        /// The method's role; without one Vault tries them all.
+        role: Option<String>,
     },
 }
 
@@ -145,6 +184,10 @@ impl VaultSettings {
         if let Some(file) = &self.ca_file {
             object.insert("caFile".into(), json!(file));
         }
+        if let Some(files) = &self.client_certificate {
+            object.insert("certFile".into(), json!(files.certificate));
+            object.insert("keyFile".into(), json!(files.key));
+        }
         if let Some(namespace) = &self.namespace {
             object.insert("namespace".into(), json!(namespace));
         }
@@ -171,6 +214,16 @@ impl VaultAuth {
                 "secretIdFile": secret_id_file,
                 "secretIdWrapped": secret_id_wrapped,
             }}),
+            Self::Kubernetes {
+                mount,
+                role,
+                token_file,
+            } => json!({"kubernetes": {"mount": mount, "role": role, "tokenFile": token_file}}),
+            Self::Certificate { mount, role: None } => json!({"certificate": {"mount": mount}}),
+            Self::Certificate {
+                mount,
+                role: Some(role),
+            } => json!({"certificate": {"mount": mount, "role": role}}),
         }
     }
 }
@@ -209,6 +262,7 @@ fn read_vault(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut
     let ca_file = optional(&fields, "caFile", report, |node, report| {
         present_file(node, base, paths, report)
     });
+    let client_certificate = read_client_certificate(&fields, base, report);
     let namespace = optional(&fields, "namespace", report, |node, report| {
         slashed(node, "a namespace, such as team-a or org/team-a", report)
     });
@@ -231,7 +285,7 @@ fn read_vault(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut
             "how to log in, such as {tokenFile: …} or {appRole: {…}}",
             report,
         )
-        .and_then(|node| read_auth(node, base, report));
+        .and_then(|node| read_auth(node, base, fields.place_of("certFile").is_some(), report));
     let (addresses, ca_file) = (addresses?, ca_file?);
     if ca_file.is_none() && addresses.iter().any(|address| address.tls) {
         let message = "`caFile` is missing in `vault`: the certificate of the authority that vouches for Vault's own \
@@ -239,9 +293,19 @@ fn read_vault(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut
         report.error(fields.at(), message);
         return None;
     }
+    if let Some(at) = fields.place_of("certFile")
+        && let Some(clear) = addresses.iter().find(|address| !address.tls)
+    {
+        report.error(
+            at,
+            format!("`certFile` is shown in TLS only, and `{clear}` has none: use https"),
+        );
+        return None;
+    }
     Some(VaultSettings {
         addresses,
         ca_file,
+        client_certificate: client_certificate?,
         namespace: namespace?,
         mount: mount?.unwrap_or_else(|| DEFAULT_MOUNT.to_owned()),
         role: role?,
@@ -265,23 +329,91 @@ fn read_addresses(node: &Node, report: &mut Report) -> Option<Vec<VaultAddress>>
     Some(addresses)
 }
 
-fn read_auth(node: &Node, base: &Path, report: &mut Report) -> Option<VaultAuth> {
-    let fields = node.fields("`auth`", AUTH_KEYS, report)?;
-    for key in ["kubernetes", "certificate"] {
-        if let Some(at) = fields.place_of(key) {
-            let instead = "use `tokenFile` or `appRole`";
-            report.error(at, format!("`{key}` is not supported by this version yet: {instead}"));
+/// The files of secrets may come later, and so may these. The inner `None` is for neither.
+#[expect(
+    clippy::option_option,
+    reason = "like `optional`: nothing said, or a mistake that was reported"
+)]
+fn read_client_certificate(fields: &Fields<'_>, base: &Path, report: &mut Report) -> Option<Option<CertificateFiles>> {
+    let (certificate, key) = match (fields.optional("certFile"), fields.optional("keyFile")) {
+        (None, None) => return Some(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(alone), None) => {
+            report.error(
+                alone.at,
+                "`certFile` needs `keyFile` beside it: the certificate's private key",
+            );
             return None;
         }
-    }
-    match (fields.optional("tokenFile"), fields.optional("appRole")) {
-        (Some(file), None) => values::path(file, base, report).map(VaultAuth::TokenFile),
-        (None, Some(app_role)) => read_app_role(app_role, base, report),
+        (None, Some(alone)) => {
+            report.error(alone.at, "`keyFile` needs `certFile` beside it: the key's certificate");
+            return None;
+        }
+    };
+    let (certificate, key) = (values::path(certificate, base, report), values::path(key, base, report));
+    Some(Some(CertificateFiles {
+        certificate: certificate?,
+        key: key?,
+    }))
+}
+
+fn read_auth(node: &Node, base: &Path, has_certificate: bool, report: &mut Report) -> Option<VaultAuth> {
+    let fields = node.fields("`auth`", AUTH_KEYS, report)?;
+    let mut given = AUTH_KEYS.iter().filter_map(|key| Some((*key, fields.optional(key)?)));
+    let (Some((key, way)), None) = (given.next(), given.next()) else {
+        let expected = "`auth` needs one way to log in: `tokenFile`, `appRole`, `kubernetes` or `certificate`";
+        report.error(fields.at(), expected);
+        return None;
+    };
+    match key {
+        "tokenFile" => values::path(way, base, report).map(VaultAuth::TokenFile),
+        "appRole" => read_app_role(way, base, report),
+        "kubernetes" => read_kubernetes(way, base, report),
         _ => {
-            report.error(fields.at(), "`auth` needs one way to log in: `tokenFile` or `appRole`");
-            None
+            if !has_certificate {
+                let missing = "`certificate` needs `certFile` and `keyFile` in `vault`: what to log in with";
+                report.error(fields.place_of(key).unwrap_or(way.at), missing);
+                return None;
+            }
+            read_certificate(way, report)
         }
     }
+}
+
+fn read_kubernetes(node: &Node, base: &Path, report: &mut Report) -> Option<VaultAuth> {
+    let fields = node.fields("`kubernetes`", &["mount", "role", "tokenFile"], report)?;
+    let mount = optional(&fields, "mount", report, |node, report| {
+        slashed(
+            node,
+            "where the Kubernetes login is mounted, such as kubernetes",
+            report,
+        )
+    });
+    let role = fields
+        .required("role", "the role of Vault's Kubernetes login", report)
+        .and_then(|node| segment(node, "the name of a role of Vault's Kubernetes login", report));
+    let token_file = optional(&fields, "tokenFile", report, |node, report| {
+        values::path(node, base, report)
+    });
+    Some(VaultAuth::Kubernetes {
+        mount: mount?.unwrap_or_else(|| "kubernetes".to_owned()),
+        role: role?,
+        token_file: token_file?.unwrap_or_else(|| SERVICE_ACCOUNT_TOKEN.into()),
+    })
+}
+
+fn read_certificate(node: &Node, report: &mut Report) -> Option<VaultAuth> {
+    let fields = node.fields("`certificate`", &["mount", "role"], report)?;
+    let mount = optional(&fields, "mount", report, |node, report| {
+        slashed(node, "where the certificate login is mounted, such as cert", report)
+    });
+    let role = optional(&fields, "role", report, |node, report| {
+        segment(node, "the name of a role of Vault's certificate login", report)
+    });
+    Some(VaultAuth::Certificate {
+        mount: mount?.unwrap_or_else(|| "cert".to_owned()),
+        role: role?,
+    })
 }
 
 fn read_app_role(node: &Node, base: &Path, report: &mut Report) -> Option<VaultAuth> {

@@ -47,7 +47,7 @@ impl Cluster {
     /// # Errors
     /// When it can't be started or set up, with the end of the nodes' logs.
     pub fn start() -> Result<Self> {
-        let unsealer = Vault::start_empty()?;
+        let unsealer = Vault::start_empty(&[])?;
         unsealer.run(&["secrets", "enable", "transit"])?;
         unsealer.run(&["write", "-f", "transit/keys/unseal"])?;
         let folder = tempfile::Builder::new().prefix("watchword-vault-").tempdir()?;

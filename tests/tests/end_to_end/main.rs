@@ -25,6 +25,7 @@ mod strangers;
 mod tunnels;
 mod vault;
 mod vault_keys;
+mod vault_logins;
 mod vault_outages;
 mod vault_roots;
 mod wire;

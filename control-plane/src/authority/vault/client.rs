@@ -5,6 +5,7 @@
 //! request, shortened, and without control characters; no more than
 //! [`MAX_AT_ONCE`] calls are under way.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +15,12 @@ use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
 use super::endpoint::{Endpoint, Reply, longest_rest};
 use super::error::CallError;
 use super::secret::Secret;
+use super::tls::Tls;
 use crate::mesh_file::VaultAddress;
 
 const MAX_REASON: usize = 600;
@@ -41,6 +42,7 @@ pub(super) struct Call<'a> {
 /// Knows all addresses.
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
+    tls: Option<Tls>,
     namespace: Option<HeaderValue>,
     slots: Semaphore,
     /// Of what was signed last; none before the first.
@@ -59,14 +61,12 @@ enum Outcome {
 impl Client {
     pub(super) fn new(
         addresses: &[VaultAddress],
-        tls: Option<&OutsideClient>,
+        tls: Option<Tls>,
         namespace: Option<&str>,
     ) -> Result<Self, http::header::InvalidHeaderValue> {
-        let endpoints = addresses
-            .iter()
-            .map(|address| Endpoint::new(address.clone(), tls.cloned()));
         Ok(Self {
-            endpoints: endpoints.collect(),
+            endpoints: addresses.iter().cloned().map(Endpoint::new).collect(),
+            tls,
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
             slots: Semaphore::new(MAX_AT_ONCE),
             lifetime: Mutex::default(),
@@ -82,11 +82,18 @@ impl Client {
         longest_rest(*self.lifetime.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The file of the certificate that Vault is shown.
+    pub(super) fn certificate_file(&self) -> Option<&PathBuf> {
+        self.tls.as_ref().and_then(Tls::certificate_file)
+    }
+
     /// Calls the first address that works, and reads the answer. Waits for its
     /// turn first; how long is for the caller to bound.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
         // Never closed.
         let _slot = self.slots.acquire().await;
+        let tls = self.tls.as_ref().map(Tls::current).transpose();
+        let tls = tls.map_err(CallError::Unavailable)?;
         let mut reasons = Vec::new();
         for endpoint in &self.endpoints {
             let address = endpoint.address();
@@ -98,7 +105,7 @@ impl Client {
                 }
             };
             let request = self.request(address, call)?;
-            let outcome = match endpoint.exchange(request).await {
+            let outcome = match endpoint.exchange(request, tls.as_ref()).await {
                 Ok(reply) => judge(&reply, call),
                 Err(why) => Outcome::Unwell(why, None),
             };

@@ -3,11 +3,14 @@
 //! Invariants:
 //! - Every exchange ends within [`EXCHANGE_DEADLINE`], and no answer of more
 //!   than [`MAX_BODY`] bytes is kept.
+//! - A connection that showed Vault another certificate than the one that is
+//!   to be shown now carries no request.
 //! - A request that may have reached Vault is not sent twice over one address.
 //! - After a failure the address rests, longer after each; when the rest is
 //!   over one caller tries it, while the others go on resting. Calls that fail
 //!   together are one failure.
 
+use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +23,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use watchword_mtls::OutsideClient;
 use zeroize::Zeroizing;
 
+use super::tls::Generation;
 use crate::mesh_file::VaultAddress;
 
 /// For one request and its answer, the connection included. Two addresses fit
@@ -59,11 +62,16 @@ pub(super) struct Round(u64);
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// With the number of the certificate that it was made with.
+struct Connection {
+    sender: Sender,
+    generation: Option<u64>,
+}
+
 /// One address.
 pub(super) struct Endpoint {
     address: VaultAddress,
-    tls: Option<OutsideClient>,
-    idle: Mutex<Vec<(Instant, Sender)>>,
+    idle: Mutex<Vec<(Instant, Connection)>>,
     health: Mutex<Health>,
 }
 
@@ -77,12 +85,9 @@ struct Health {
 }
 
 impl Endpoint {
-    /// `tls` is needed when the address says so.
-    pub(super) fn new(address: VaultAddress, tls: Option<OutsideClient>) -> Self {
-        let tls = tls.filter(|_| address.tls);
+    pub(super) fn new(address: VaultAddress) -> Self {
         Self {
             address,
-            tls,
             idle: Mutex::default(),
             health: Mutex::default(),
         }
@@ -143,33 +148,43 @@ impl Endpoint {
         why.clone_into(&mut health.why);
     }
 
-    /// Sends a request and reads the answer.
-    pub(super) async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, String> {
-        timeout(EXCHANGE_DEADLINE, self.exchange_without_deadline(request))
+    /// Sends a request and reads the answer. `tls` is needed when the address says so.
+    pub(super) async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        tls: Option<&Generation>,
+    ) -> Result<Reply, String> {
+        let tls = tls.filter(|_| self.address.tls);
+        timeout(EXCHANGE_DEADLINE, self.exchange_without_deadline(request, tls))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", EXCHANGE_DEADLINE.as_secs())))
     }
 
-    async fn exchange_without_deadline(&self, mut request: Request<Full<Bytes>>) -> Result<Reply, String> {
-        while let Some(mut sender) = self.take_idle() {
-            match sender.try_send_request(request).await {
-                Ok(response) => return self.finish(response, sender).await,
+    async fn exchange_without_deadline(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        tls: Option<&Generation>,
+    ) -> Result<Reply, String> {
+        while let Some(mut connection) = self.take_idle(tls) {
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return self.finish(response, connection).await,
                 // Vault closed it meanwhile: nothing of the request has left.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(format!("the connection broke: {}", error.error())),
+                    None => return Err(format!("the connection broke: {}", with_causes(error.error()))),
                 },
             }
         }
-        let mut sender = self.connect().await?;
-        let response = sender
+        let mut connection = self.connect(tls).await?;
+        let response = connection
+            .sender
             .send_request(request)
             .await
-            .map_err(|error| format!("the connection broke: {error}"))?;
-        self.finish(response, sender).await
+            .map_err(|error| format!("the connection broke: {}", with_causes(&error)))?;
+        self.finish(response, connection).await
     }
 
-    async fn finish(&self, response: Response<Incoming>, mut sender: Sender) -> Result<Reply, String> {
+    async fn finish(&self, response: Response<Incoming>, mut connection: Connection) -> Result<Reply, String> {
         let (head, body) = response.into_parts();
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(header::RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
@@ -178,10 +193,10 @@ impl Endpoint {
             .collect()
             .await
             .map_err(|error| format!("half an answer, or one of more than {MAX_BODY} bytes: {error}"))?;
-        if sender.ready().await.is_ok() {
+        if connection.sender.ready().await.is_ok() {
             let mut idle = locked(&self.idle);
             if idle.len() < MAX_IDLE {
-                idle.push((Instant::now(), sender));
+                idle.push((Instant::now(), connection));
             }
         }
         Ok(Reply {
@@ -192,29 +207,39 @@ impl Endpoint {
         })
     }
 
-    fn take_idle(&self) -> Option<Sender> {
+    fn take_idle(&self, tls: Option<&Generation>) -> Option<Connection> {
+        let generation = tls.map(|tls| tls.number);
         let mut idle = locked(&self.idle);
-        while let Some((since, sender)) = idle.pop() {
-            if since.elapsed() < MAX_IDLE_TIME && !sender.is_closed() {
-                return Some(sender);
+        while let Some((since, connection)) = idle.pop() {
+            let is_young = since.elapsed() < MAX_IDLE_TIME;
+            if is_young && connection.generation == generation && !connection.sender.is_closed() {
+                return Some(connection);
             }
         }
         None
     }
 
-    async fn connect(&self) -> Result<Sender, String> {
+    async fn connect(&self, tls: Option<&Generation>) -> Result<Connection, String> {
         let (host, port) = (self.address.host.as_str(), self.address.port);
         let stream = TcpStream::connect((host, port))
             .await
             .map_err(|error| format!("can't connect: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         if !self.address.tls {
-            return speak_http(stream).await;
+            let sender = speak_http(stream).await?;
+            return Ok(Connection {
+                sender,
+                generation: None,
+            });
         }
         // Without a client there is nothing that could vouch for the server.
-        let tls = self.tls.as_ref().ok_or("TLS is not configured")?;
-        let stream = tls.connect(stream, host).await.map_err(|error| error.to_string())?;
-        speak_http(stream).await
+        let tls = tls.ok_or("TLS is not configured")?;
+        let connected = tls.client.connect(stream, host).await;
+        let stream = connected.map_err(|error| error.to_string())?;
+        Ok(Connection {
+            sender: speak_http(stream).await?,
+            generation: Some(tls.number),
+        })
     }
 }
 
@@ -234,6 +259,18 @@ where
         }
     });
     Ok(sender)
+}
+
+/// An alert of TLS, for one, stands in the cause.
+fn with_causes(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Doubles with each failure; `draw` of 0 to 1 spreads callers over the second half.
@@ -282,7 +319,7 @@ mod tests {
             host: "127.0.0.1".into(),
             port: 1,
         };
-        Endpoint::new(address, None)
+        Endpoint::new(address)
     }
 
     /// The renewals of a hundred workloads must not silence Vault for half a

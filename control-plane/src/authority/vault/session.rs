@@ -6,8 +6,8 @@
 //! - A token that Vault refuses leads to one new login. When that does not
 //!   help, the next one waits, longer after each.
 //! - Files are read again for each login, and a token file whenever it changes.
+//!   Other files that change lead to no login of their own.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::client::{Call, Client};
 use super::error::CallError;
+use super::files::{FileState, file_state, read_secret};
 use super::secret::Secret;
 use crate::mesh_file::VaultAuth;
 
-const MAX_SECRET_FILE: u64 = 64 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Between two renewals, however short the token's life.
@@ -47,10 +46,6 @@ struct Life {
     full: Duration,
     renewable: bool,
 }
-
-/// Which content of a file it was.
-#[derive(Clone, PartialEq, Eq)]
-struct FileState(u64, u64, u64, i64, i64);
 
 #[derive(Default)]
 struct State {
@@ -189,6 +184,8 @@ impl Session {
         match self.auth {
             VaultAuth::TokenFile(_) => "token file",
             VaultAuth::AppRole { .. } => "AppRole",
+            VaultAuth::Kubernetes { .. } => "Kubernetes",
+            VaultAuth::Certificate { .. } => "certificate",
         }
     }
 
@@ -196,8 +193,14 @@ impl Session {
         match &self.auth {
             // A file that is away for a moment does not take the token away.
             VaultAuth::TokenFile(file) => file_state(file).is_none_or(|state| token.file == Some(state)),
-            VaultAuth::AppRole { .. } => true,
+            // What a login needs is read again for the next one: the token is good until then.
+            VaultAuth::AppRole { .. } | VaultAuth::Kubernetes { .. } | VaultAuth::Certificate { .. } => true,
         }
+    }
+
+    /// Whether there may be a token before the one that is there has ended.
+    fn can_log_in_anew(&self) -> bool {
+        !matches!(self.auth, VaultAuth::TokenFile(_))
     }
 
     fn token_file_changed(&self, token: Option<&Token>) -> bool {
@@ -222,16 +225,44 @@ impl Session {
                     read_secret(secret_id_file)?.1
                 };
                 let body = json!({"role_id": role_id.expose(), "secret_id": secret_id.expose()});
-                let call = Call {
-                    path: format!("auth/{mount}/login"),
-                    token: None,
-                    body: Some(&body),
-                    secrets: &[&role_id, &secret_id],
-                };
-                let login: Login = self.client.call(&call).await?;
-                Ok(logged_in(login.auth, number))
+                self.post(mount, &body, &[&role_id, &secret_id], number).await
+            }
+            VaultAuth::Kubernetes {
+                mount,
+                role,
+                token_file,
+            } => {
+                let jwt = read_secret(token_file)?.1;
+                let body = json!({"role": role, "jwt": jwt.expose()});
+                let login = self.post(mount, &body, &[&jwt], number).await;
+                login.map_err(|error| explained(error, || kubernetes_hint(mount, role, token_file)))
+            }
+            VaultAuth::Certificate { mount, role } => {
+                let body = role.as_ref().map_or_else(|| json!({}), |role| json!({"name": role}));
+                let login = self.post(mount, &body, &[], number).await;
+                login.map_err(|error| explained(error, || self.certificate_hint(mount, role.as_deref())))
             }
         }
+    }
+
+    async fn post(&self, mount: &str, body: &Value, secrets: &[&Secret], number: u64) -> Result<Token, CallError> {
+        let call = Call {
+            path: format!("auth/{mount}/login"),
+            token: None,
+            body: Some(body),
+            secrets,
+        };
+        let login: Login = self.client.call(&call).await?;
+        Ok(logged_in(login.auth, number))
+    }
+
+    fn certificate_hint(&self, mount: &str, role: Option<&str>) -> String {
+        let file = self.client.certificate_file().map(|file| file.display().to_string());
+        let role = role.map_or_else(|| "a role".to_owned(), |role| format!("the role `{role}`"));
+        format!(
+            "does {role} of auth/{mount} trust the certificate in {}, and has that not expired?",
+            file.unwrap_or_default()
+        )
     }
 
     /// The secret ID out of its wrapping; once per content of the file.
@@ -314,7 +345,7 @@ impl Session {
         };
         // Near its maximum life a token is renewed for less and less, and one that can't be renewed just ends.
         let enough = renewed.is_some_and(|new| new.ends.duration_since(Instant::now()) * 2 > life.full);
-        if !enough && matches!(self.auth, VaultAuth::AppRole { .. }) {
+        if !enough && self.can_log_in_anew() {
             // The old one serves meanwhile; the reason was told.
             let _ = self.other_than(Some(token.number), false).await;
         }
@@ -376,6 +407,26 @@ fn note_login(state: &mut State, helped: bool) {
     }
 }
 
+/// With what to look at, when Vault understood and refused.
+fn explained(error: CallError, hint: impl FnOnce() -> String) -> CallError {
+    match error {
+        CallError::Unavailable(_) => error,
+        CallError::Forbidden(text) => CallError::Forbidden(format!("{text}; {}", hint())),
+        CallError::Refused { status, text } => CallError::Refused {
+            status,
+            text: format!("{text}; {}", hint()),
+        },
+    }
+}
+
+fn kubernetes_hint(mount: &str, role: &str, token_file: &Path) -> String {
+    format!(
+        "is the token in {} of a service account, namespace and audience that the role `{role}` of auth/{mount} is \
+         bound to, and may Vault have it reviewed by Kubernetes?",
+        token_file.display()
+    )
+}
+
 fn logged_in(auth: LoginAuth, number: u64) -> Token {
     Token {
         life: life(auth.lease_duration, auth.renewable, None),
@@ -394,32 +445,4 @@ fn life(seconds: u64, renewable: bool, full: Option<Duration>) -> Option<Life> {
         full: full.unwrap_or(lease),
         renewable,
     })
-}
-
-fn file_state(file: &Path) -> Option<FileState> {
-    let found = std::fs::metadata(file).ok()?;
-    Some(FileState(
-        found.dev(),
-        found.ino(),
-        found.size(),
-        found.ctime(),
-        found.ctime_nsec(),
-    ))
-}
-
-/// The secret in a file, without the white space around it.
-fn read_secret(file: &Path) -> Result<(FileState, Secret), CallError> {
-    let problem = |why: &str| CallError::Unavailable(format!("{}: {why}", file.display()));
-    let state = file_state(file).ok_or_else(|| problem("it is not there, or can't be looked at"))?;
-    let found = std::fs::metadata(file).map_err(|error| problem(&error.to_string()))?;
-    if !found.is_file() || found.size() > MAX_SECRET_FILE {
-        return Err(problem("not a file with a secret in it"));
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| problem(&error.to_string()))?;
-    let text = Zeroizing::new(text);
-    let secret = Zeroizing::new(text.trim().to_owned());
-    if secret.is_empty() {
-        return Err(problem("it is empty"));
-    }
-    Ok((state, Secret::new(secret)))
 }

@@ -10,6 +10,7 @@ use std::sync::Mutex as Lock;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use watchword_daemon::{Clock, SystemClock};
 
 use super::*;
 use crate::mesh_file::{VaultAddress, VaultAuth};
@@ -114,24 +115,33 @@ fn signed() -> Step {
 
 /// An authority with AppRole whose files are in the folder.
 fn authority(addresses: Vec<VaultAddress>) -> (VaultAuthority, tempfile::TempDir) {
+    authority_with(addresses, |folder| VaultAuth::AppRole {
+        mount: "approle".into(),
+        role_id_file: written(folder, "role-id", "the-role"),
+        secret_id_file: written(folder, "secret-id", SECRET_ID),
+        secret_id_wrapped: false,
+    })
+}
+
+fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
+    std::fs::write(folder.join(name), text).unwrap();
+    folder.join(name)
+}
+
+fn authority_with(
+    addresses: Vec<VaultAddress>,
+    auth: impl FnOnce(&Path) -> VaultAuth,
+) -> (VaultAuthority, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        std::fs::write(folder.path().join(name), text).unwrap();
-        folder.path().join(name)
-    };
     let settings = VaultSettings {
         addresses,
         ca_file: None,
+        client_certificate: None,
         namespace: Some("org/team".into()),
         mount: "a/pki".into(),
         role: "mesh".into(),
-        root_file: write("root.pem", &certificate()),
-        auth: VaultAuth::AppRole {
-            mount: "approle".into(),
-            role_id_file: write("role-id", "the-role"),
-            secret_id_file: write("secret-id", SECRET_ID),
-            secret_id_wrapped: false,
-        },
+        root_file: written(folder.path(), "root.pem", &certificate()),
+        auth: auth(folder.path()),
     };
     (VaultAuthority::open(&settings, &domain()).unwrap(), folder)
 }
@@ -143,7 +153,7 @@ async fn sign(authority: &VaultAuthority) -> Result<usize, AuthorityError> {
         csr: &csr,
         id: &id("/web"),
         ttl: Duration::from_secs(60),
-        now: SystemTime::now(),
+        now: SystemClock.now(),
     };
     authority.sign(request).await.map(|chain| chain.len())
 }
@@ -336,6 +346,24 @@ async fn calls_carry_the_namespace_and_secrets_are_never_quoted() {
         "{signing}"
     );
     assert!(signing.contains(r#""ttl":"60s""#), "{signing}");
+}
+
+#[tokio::test]
+async fn a_service_accounts_token_is_sent_with_its_role_and_never_quoted() {
+    const JWT: &str = "eyJ.the-token-of-a-service-account.sig";
+    let (address, seen) = server(|_| errors(403, &format!("bad token {JWT}"))).await;
+    let (authority, _folder) = authority_with(vec![address], |folder| VaultAuth::Kubernetes {
+        mount: "k8s/eu".into(),
+        role: "the-role".into(),
+        token_file: written(folder, "token", &format!("{JWT}\n")),
+    });
+    let error = sign(&authority).await.unwrap_err();
+    assert!(error.to_string().contains("bad token [secret]"), "{error}");
+    assert!(!format!("{error}{error:?}{authority:?}").contains(JWT), "{error}");
+    let seen = seen.lock().unwrap();
+    assert!(seen[0].starts_with("POST /v1/auth/k8s/eu/login "), "{}", seen[0]);
+    let body = format!("{{\"jwt\":\"{JWT}\",\"role\":\"the-role\"}}");
+    assert!(seen[0].ends_with(&body), "{}", seen[0]);
 }
 
 #[tokio::test]

@@ -108,6 +108,19 @@ fn what_is_no_pem_is_refused_and_a_key_is_never_quoted() {
         assert!(matches!(error, OutsideError::Key));
         assert!(!format!("{error} {error:?} {shown:?}").contains(key));
     }
+    let broken = "-----BEGIN PRIVATE KEY hunter2";
+    let shown = ShownCertificate {
+        chain: broken.as_bytes(),
+        key: others_key.as_bytes(),
+    };
+    for error in [
+        OutsideClient::new(broken.as_bytes(), None).unwrap_err(),
+        OutsideClient::new(authority.pem.as_bytes(), Some(&shown)).unwrap_err(),
+    ] {
+        let text = format!("{error} {error:?}");
+        // Of "hunter2" as a list of numbers.
+        assert!(!text.contains("hunter2") && !text.contains("104, 117, 110"), "{text}");
+    }
 }
 
 #[test]
