@@ -297,7 +297,9 @@ impl Subscriber {
     }
 
     pub(crate) async fn next(&mut self) -> SnapshotUpdate {
-        self.updates.message().await.unwrap().unwrap()
+        let update = tokio::time::timeout(Duration::from_secs(60), self.updates.message());
+        // Far above what it takes.
+        update.await.unwrap().unwrap().unwrap()
     }
 
     /// How the stream ends.
