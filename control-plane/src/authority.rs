@@ -84,7 +84,14 @@ pub trait Authority: Debug + Send + Sync {
         None
     }
 
-    /// Called now and then: renews the authority's own certificates in time.
+    /// Whether it has revoked a certificate, as far as is known here. `serial`
+    /// is in lower-case hexadecimal.
+    fn has_revoked(&self, _serial: &str) -> bool {
+        false
+    }
+
+    /// Called now and then: renews the authority's own certificates in time,
+    /// and looks up what was revoked.
     ///
     /// # Errors
     /// See [`AuthorityError`]. It goes on with what it has.

@@ -405,7 +405,6 @@ fn write_bundle(run_folder: &Path, bundle: &Bundle, domain: &TrustDomain) -> Res
 
 async fn keep_house(enrolment: Arc<Enrolment>) -> Result<(), RunError> {
     loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
         let now = enrolment.clock.now();
         if let Err(error) = enrolment.records.update(move |state| state.sweep(now)).await {
             tracing::error!(%error, "the state can't be swept");
@@ -413,5 +412,6 @@ async fn keep_house(enrolment: Arc<Enrolment>) -> Result<(), RunError> {
         if let Err(error) = enrolment.issuer.authority().maintain(now).await {
             tracing::error!(%error, "the authority can't be maintained");
         }
+        tokio::time::sleep(HOUSEKEEPING).await;
     }
 }

@@ -31,6 +31,11 @@ pub enum Refusal {
     /// The SVID that it renews.
     #[error(transparent)]
     Lineage(#[from] LineageError),
+    /// Its SVID was revoked by the authority.
+    #[error(
+        "the SVID with serial {0} was revoked by the authority: find out why, then attest again with a new join token"
+    )]
+    Revoked(String),
     /// The ID.
     #[error(transparent)]
     Registry(#[from] Unregistered),
@@ -55,6 +60,7 @@ impl Refusal {
             Self::Csr(error) => error.label(),
             Self::Token(error) => error.label(),
             Self::Lineage(error) => error.label(),
+            Self::Revoked(_) => "serial-revoked",
             Self::Registry(error) => error.label(),
             Self::Issue(error) => error.label(),
             Self::Store(_) => "store",
@@ -169,7 +175,7 @@ impl Enrolment {
             let (svid, requested) = (current.id().to_string(), csr.id().to_string());
             return Err(LineageError::OtherId { svid, requested }.into());
         }
-        self.registry.load().admit(current.id())?;
+        self.admit_unrevoked(&current)?;
         let key = csr.key_digest();
         let (renewed, asked) = (Arc::clone(&current), key.clone());
         let renewal = self
@@ -194,13 +200,21 @@ impl Enrolment {
     /// See [`Refusal`]; each is logged and counted here.
     pub async fn admit(&self, svid: &Svid) -> Result<(), Refusal> {
         let noted = async {
-            self.registry.load().admit(svid.id())?;
+            self.admit_unrevoked(svid)?;
             let seen = svid.clone();
             Ok(self.records.update(move |state| lineage::used(state, &seen)).await??)
         };
         noted
             .await
             .inspect_err(|refusal| self.note("subscribe", &svid.id().to_string(), refusal))
+    }
+
+    fn admit_unrevoked(&self, svid: &Svid) -> Result<(), Refusal> {
+        self.registry.load().admit(svid.id())?;
+        if self.issuer.authority().has_revoked(svid.serial()) {
+            return Err(Refusal::Revoked(svid.serial().to_owned()));
+        }
+        Ok(())
     }
 
     fn note(&self, call: &'static str, id: &str, refusal: &Refusal) {

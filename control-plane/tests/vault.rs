@@ -20,7 +20,7 @@ use watchword_control_plane::authority::VaultAuthority;
 use watchword_control_plane::issuer::{Csr, Distrust, Expectation, IssueError, Issuer, distrust};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
-use watchword_daemon::{Clock, Metrics, SystemClock};
+use watchword_daemon::{Clock, ManualClock, Metrics, SystemClock};
 use watchword_identity::{SpiffeId, Svid, TrustDomain};
 use watchword_tests::{MOUNT, Vault};
 
@@ -53,6 +53,10 @@ fn issuer(vault: &Vault, role: &str, auth: &str) -> Issuer {
 }
 
 fn issuer_of(authority: &str, folder: &Path) -> Issuer {
+    issuer_by(Arc::new(SystemClock), authority, folder)
+}
+
+fn issuer_by(clock: Arc<dyn Clock>, authority: &str, folder: &Path) -> Issuer {
     let text = format!("trustDomain: example.org\nservices: {{}}\n{authority}\n");
     let mesh = MeshFile::parse("/mesh.yaml", &text, folder).unwrap();
     let AuthorityChoice::Vault(settings) = mesh.authority else {
@@ -60,7 +64,7 @@ fn issuer_of(authority: &str, folder: &Path) -> Issuer {
     };
     let authority = VaultAuthority::open(&settings, &TrustDomain::new("example.org").unwrap()).unwrap();
     let metrics = ControlMetrics::new(&Metrics::new().unwrap());
-    Issuer::new(Arc::new(authority), TTL, Arc::new(SystemClock), metrics)
+    Issuer::new(Arc::new(authority), TTL, clock, metrics)
 }
 
 async fn issue(issuer: &Issuer) -> Result<Svid, IssueError> {
@@ -496,4 +500,51 @@ async fn a_listener_that_demands_a_certificate_is_shown_one_whatever_the_login()
     assert!(error.to_string().contains("the connection broke: "), "{error}");
     let files = clients.write(&vault, "control-plane");
     issue(&issuer(&format!(", {files}"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_revoked_in_vault_is_known_here_and_a_list_that_is_away_stops_nothing() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    let issuer = issuer(&vault, "mesh", &format!("{{tokenFile: {}}}", token.display()));
+    let (one, other) = (issue(&issuer).await.unwrap(), issue(&issuer).await.unwrap());
+    let authority = issuer.authority();
+    authority.maintain(SystemClock.now()).await.unwrap();
+    assert!(!authority.has_revoked(one.serial()));
+    // The role keeps no certificates, so Vault must be shown the one to revoke.
+    let leaf = vault.write("leaf.pem", &pem(&one.chain()[..1])).unwrap();
+    let revoke = format!("{MOUNT}/revoke");
+    vault
+        .run(&["write", &revoke, &format!("certificate=@{}", leaf.display())])
+        .unwrap();
+    authority.maintain(SystemClock.now()).await.unwrap();
+    assert!(authority.has_revoked(one.serial()));
+    assert!(!authority.has_revoked(other.serial()));
+    vault.seal().unwrap();
+    authority.maintain(SystemClock.now()).await.unwrap_err();
+    assert!(authority.has_revoked(one.serial()), "the list before stays");
+}
+
+#[tokio::test]
+async fn clocks_may_differ_by_half_a_minute_and_more_is_named() {
+    let vault = Vault::start().unwrap();
+    let token = vault.token_file(&[]).unwrap();
+    // By default Vault dates leaves back by half a minute.
+    vault.role("undated", &["not_before_duration=1s"]).unwrap();
+    let usual = vault.authority(&format!("{{tokenFile: {}}}", token.display()));
+    let undated = usual.replacen("role: mesh", "role: undated", 1);
+    let (now, second) = (SystemClock.now(), Duration::from_secs(1));
+    // Vault's clock is ahead of ours by less than its roots are old, or behind it.
+    for (ours, authority, expected) in [
+        (now - 15 * second, &usual, Ok(())),
+        (now - 15 * second, &undated, Err("not-yet-valid")),
+        (now + 300 * second, &undated, Ok(())),
+    ] {
+        let issuer = issuer_by(Arc::new(ManualClock::new(ours)), authority, vault.folder());
+        let issued = issue(&issuer).await;
+        if let Err(error) = &issued {
+            assert!(error.to_string().contains("compare both clocks"), "{error}");
+        }
+        assert_eq!(issued.map(|_| ()).map_err(|error| error.label()), expected);
+    }
 }

@@ -12,6 +12,7 @@ mod client;
 mod endpoint;
 mod error;
 mod files;
+mod revoked;
 mod root_file;
 mod secret;
 mod session;
@@ -33,7 +34,9 @@ use watchword_mtls::OutsideError;
 use super::{Authority, AuthorityError, SignRequest};
 use crate::mesh_file::VaultSettings;
 use client::{Call, Client};
+use endpoint::MAX_BODY;
 use error::CallError;
+use revoked::{MAX_LIST, Revoked};
 pub use root_file::RootFile;
 use session::Session;
 use tls::Tls;
@@ -83,6 +86,7 @@ pub struct VaultAuthority {
     client: Arc<Client>,
     session: Arc<Session>,
     path: String,
+    revoked: Revoked,
     roots: Arc<RootFile>,
     /// How long the last shortened leaf was valid: told once per change.
     shortened: Mutex<Option<u64>>,
@@ -127,17 +131,20 @@ impl VaultAuthority {
     /// See [`VaultError`].
     pub fn open(settings: &VaultSettings, domain: &TrustDomain) -> Result<Self, VaultError> {
         let roots = Arc::new(RootFile::open(&settings.root_file, domain)?);
-        let tls = settings
-            .ca_file
-            .as_deref()
-            .map(|file| pinned(file, settings))
-            .transpose()?;
         for address in settings.addresses.iter().filter(|address| !address.tls) {
             tracing::warn!(%address, "Vault is called without TLS: on this machine only, and not for production");
         }
-        let client =
-            Client::new(&settings.addresses, tls, settings.namespace.as_deref()).map_err(|_| VaultError::Namespace)?;
-        let client = Arc::new(client);
+        let client = |longest| {
+            let tls = settings
+                .ca_file
+                .as_deref()
+                .map(|file| pinned(file, settings))
+                .transpose()?;
+            Client::new(&settings.addresses, tls, settings.namespace.as_deref(), longest)
+                .map_err(|_| VaultError::Namespace)
+        };
+        let revoked = Revoked::new(client(MAX_LIST)?, &settings.mount);
+        let client = Arc::new(client(MAX_BODY)?);
         let session = Arc::new(Session::new(Arc::clone(&client), settings.auth.clone()));
         let keeper = tokio::spawn(Arc::clone(&session).keep()).abort_handle();
         Ok(Self {
@@ -145,6 +152,7 @@ impl VaultAuthority {
             session,
             path: format!("{}/sign/{}", settings.mount, settings.role),
             roots,
+            revoked,
             shortened: Mutex::default(),
             keeper,
         })
@@ -238,9 +246,13 @@ impl Authority for VaultAuthority {
         Some(Arc::clone(&self.roots))
     }
 
+    fn has_revoked(&self, serial: &str) -> bool {
+        self.revoked.holds(serial)
+    }
+
     async fn maintain(&self, _now: SystemTime) -> Result<(), AuthorityError> {
         // Tokens are renewed at their own times.
-        Ok(())
+        Ok(self.revoked.refresh().await?)
     }
 }
 

@@ -25,6 +25,7 @@ enum Mood {
 #[derive(Debug)]
 struct Moody {
     mood: Mutex<Mood>,
+    revoked: Mutex<Vec<String>>,
     inner: EmbeddedAuthority,
 }
 
@@ -57,6 +58,10 @@ impl Authority for Moody {
         self.inner.bundle()
     }
 
+    fn has_revoked(&self, serial: &str) -> bool {
+        self.revoked.lock().unwrap().iter().any(|revoked| revoked == serial)
+    }
+
     async fn maintain(&self, now: SystemTime) -> Result<(), AuthorityError> {
         self.inner.maintain(now).await
     }
@@ -76,6 +81,7 @@ impl Office {
         let inner = EmbeddedAuthority::open(&state, &domain(), now()).unwrap();
         let authority = Arc::new(Moody {
             mood: Mutex::new(Mood::Signs),
+            revoked: Mutex::default(),
             inner,
         });
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(now()));
@@ -194,4 +200,27 @@ async fn an_id_that_is_taken_out_of_the_mesh_renews_and_subscribes_no_more() {
         office.enrolment.admit(&svid).await.unwrap_err().label(),
         "id-not-registered"
     );
+}
+
+#[tokio::test]
+async fn what_the_authority_revoked_renews_and_subscribes_no_more_and_a_new_token_helps() {
+    let office = Office::new().await;
+    let attest = async || {
+        let token = office.token().await;
+        office
+            .enrolment
+            .attest(request("/web", &key()).der(), &token)
+            .await
+            .unwrap()
+    };
+    let (svid, other) = (attest().await, attest().await);
+    office.authority.revoked.lock().unwrap().push(svid.serial().to_owned());
+    let renew = async |svid: &Svid| office.enrolment.renew(request("/web", &key()).der(), svid).await;
+    assert_eq!(renew(&svid).await.unwrap_err().label(), "serial-revoked");
+    assert_eq!(
+        office.enrolment.admit(&svid).await.unwrap_err().label(),
+        "serial-revoked"
+    );
+    renew(&other).await.unwrap();
+    renew(&attest().await).await.unwrap();
 }

@@ -59,13 +59,16 @@ enum Outcome {
 }
 
 impl Client {
+    /// Answers have `longest` bytes at most.
     pub(super) fn new(
         addresses: &[VaultAddress],
         tls: Option<Tls>,
         namespace: Option<&str>,
+        longest: usize,
     ) -> Result<Self, http::header::InvalidHeaderValue> {
+        let endpoints = addresses.iter().map(|address| Endpoint::new(address.clone(), longest));
         Ok(Self {
-            endpoints: addresses.iter().cloned().map(Endpoint::new).collect(),
+            endpoints: endpoints.collect(),
             tls,
             namespace: namespace.map(HeaderValue::from_str).transpose()?,
             slots: Semaphore::new(MAX_AT_ONCE),

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Every exchange ends within [`EXCHANGE_DEADLINE`], and no answer of more
-//!   than [`MAX_BODY`] bytes is kept.
+//!   than it is told is kept.
 //! - A connection that showed Vault another certificate than the one that is
 //!   to be shown now carries no request.
 //! - A request that may have reached Vault is not sent twice over one address.
@@ -73,6 +73,7 @@ pub(super) struct Endpoint {
     address: VaultAddress,
     idle: Mutex<Vec<(Instant, Connection)>>,
     health: Mutex<Health>,
+    longest: usize,
 }
 
 #[derive(Default)]
@@ -85,9 +86,11 @@ struct Health {
 }
 
 impl Endpoint {
-    pub(super) fn new(address: VaultAddress) -> Self {
+    /// Answers have `longest` bytes at most.
+    pub(super) fn new(address: VaultAddress, longest: usize) -> Self {
         Self {
             address,
+            longest,
             idle: Mutex::default(),
             health: Mutex::default(),
         }
@@ -189,10 +192,10 @@ impl Endpoint {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(header::RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
         let location = text(header::LOCATION).map(str::to_owned);
-        let body = Limited::new(body, MAX_BODY)
+        let body = Limited::new(body, self.longest)
             .collect()
             .await
-            .map_err(|error| format!("half an answer, or one of more than {MAX_BODY} bytes: {error}"))?;
+            .map_err(|error| format!("half an answer, or one of more than {} bytes: {error}", self.longest))?;
         if connection.sender.ready().await.is_ok() {
             let mut idle = locked(&self.idle);
             if idle.len() < MAX_IDLE {
@@ -319,7 +322,7 @@ mod tests {
             host: "127.0.0.1".into(),
             port: 1,
         };
-        Endpoint::new(address)
+        Endpoint::new(address, MAX_BODY)
     }
 
     /// The renewals of a hundred workloads must not silence Vault for half a
