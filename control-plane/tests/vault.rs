@@ -548,3 +548,34 @@ async fn clocks_may_differ_by_half_a_minute_and_more_is_named() {
         assert_eq!(issued.map(|_| ()).map_err(|error| error.label()), expected);
     }
 }
+
+#[tokio::test]
+async fn a_new_secret_id_is_tried_at_once_however_often_the_old_one_failed() {
+    let vault = Vault::start().unwrap();
+    let (role_id, secret_id) = vault.app_role(&[]).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    );
+    let issuer = issuer(&vault, "mesh", &auth);
+    let good = std::fs::read_to_string(&secret_id).unwrap();
+    std::fs::write(&secret_id, "none of Vault's").unwrap();
+    // Each failed login doubles the pause before the next one.
+    let failures = || {
+        let audit = std::fs::read_to_string(vault.folder().join("audit.log")).unwrap();
+        let is_login = |line: &&str| line.contains("\"type\":\"response\"") && line.contains("auth/approle/login");
+        audit.lines().filter(is_login).count()
+    };
+    let began = Instant::now();
+    while failures() < 4 {
+        assert!(began.elapsed() < Duration::from_secs(90));
+        issue(&issuer).await.unwrap_err();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // At least two seconds by now: too long for one more call to be lucky.
+    let error = issue(&issuer).await.unwrap_err().to_string();
+    assert!(error.contains("the next login is in"), "{error}");
+    vault.write("secret-id", &good).unwrap();
+    issue(&issuer).await.unwrap();
+}

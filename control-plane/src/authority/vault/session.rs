@@ -8,7 +8,7 @@
 //! - Files are read again for each login, and a token file whenever it changes.
 //!   Other files that change lead to no login of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ struct State {
     last_number: u64,
     failures: u32,
     not_before: Option<Instant>,
+    /// The files that the last login was tried with: others don't wait.
+    tried: Vec<Option<FileState>>,
     why: String,
     /// Out of its wrapping, which opens only once.
     unwrapped: Option<(FileState, Secret)>,
@@ -139,7 +141,7 @@ impl Session {
         }
         if let Some(left) = state.not_before.and_then(|at| at.checked_duration_since(now))
             && !left.is_zero()
-            && !self.token_file_changed(state.token.as_ref())
+            && self.files() == state.tried
         {
             let why = format!("{} (the next login is in {:.1} s)", state.why, left.as_secs_f64());
             return Err(CallError::Unavailable(why));
@@ -203,11 +205,28 @@ impl Session {
         !matches!(self.auth, VaultAuth::TokenFile(_))
     }
 
-    fn token_file_changed(&self, token: Option<&Token>) -> bool {
-        token.is_some_and(|token| !self.is_from_this_file(token))
+    /// What the next login would be made with: nothing for a file that is away.
+    fn files(&self) -> Vec<Option<FileState>> {
+        let files: Vec<&Path> = match &self.auth {
+            VaultAuth::TokenFile(file) => vec![file],
+            VaultAuth::AppRole {
+                role_id_file,
+                secret_id_file,
+                ..
+            } => vec![role_id_file, secret_id_file],
+            VaultAuth::Kubernetes { token_file, .. } => vec![token_file],
+            VaultAuth::Certificate { .. } => self
+                .client
+                .certificate_file()
+                .map(PathBuf::as_path)
+                .into_iter()
+                .collect(),
+        };
+        files.into_iter().map(file_state).collect()
     }
 
     async fn log_in(&self, state: &mut State) -> Result<Token, CallError> {
+        state.tried = self.files();
         state.last_number += 1;
         let number = state.last_number;
         match &self.auth {
