@@ -100,7 +100,8 @@ pub fn keys_below(folder: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
 /// path that reads them and the name that the kernel gives them. Each once.
 const LOOK: &str = r#"
 for pid in "$@"; do
-    test -r "/proc/$pid/maps" || { echo "/proc/$pid/maps can't be read" >&2; exit 1; }
+    # What may not be looked into reads as empty else.
+    ls "/proc/$pid/fd" >/dev/null && head -c 1 "/proc/$pid/maps" >/dev/null || exit 1
     for file in "/proc/$pid/fd"/* "/proc/$pid/exe"; do
         test -f "$file" && printf '%s\t%s\t%s\n' "$(stat -L -c %d:%i "$file")" "$file" "$(readlink "$file")"
     done
@@ -120,12 +121,12 @@ pub struct Opened {
     pub unreadable: Vec<String>,
 }
 
-/// Looks into every regular file that these processes of a mesh have open or
-/// mapped.
+/// Looks into every regular file that these processes have open or mapped:
+/// daemons of a mesh, or processes of our own.
 ///
 /// # Errors
 /// When a process or file can't be looked at.
-pub fn opened_by(mesh: &Mesh, pids: &[i64]) -> Result<Opened> {
+pub fn opened_by(mesh: Option<&Mesh>, pids: &[i64]) -> Result<Opened> {
     let words: Vec<String> = pids.iter().map(ToString::to_string).collect();
     let mut command = vec!["sh", "-c", LOOK, "look"];
     command.extend(words.iter().map(String::as_str));
@@ -149,13 +150,13 @@ pub fn opened_by(mesh: &Mesh, pids: &[i64]) -> Result<Opened> {
 
 /// Our daemons can't be looked at from outside, even by their owner: an
 /// ordinary user needs the rights that he has in the mesh's user namespace.
-fn beside(mesh: &Mesh, command: &[&str]) -> Result<Command> {
+fn beside(mesh: Option<&Mesh>, command: &[&str]) -> Result<Command> {
     let (program, arguments) = command.split_first().context("a command")?;
-    if is_root() {
+    let Some(mesh) = mesh.filter(|_| !is_root()) else {
         let mut plain = Command::new(program);
         plain.args(arguments);
         return Ok(plain);
-    }
+    };
     let holder = mesh.record()?["replicas"][0]["holderPid"]
         .as_i64()
         .context("a holder")?;

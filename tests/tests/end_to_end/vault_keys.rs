@@ -32,7 +32,7 @@ fn no_file_of_the_mesh_and_none_that_a_daemon_has_open_holds_a_private_key_when_
 
     let pids = daemons(&mesh);
     assert_eq!(pids.len(), 4);
-    let opened = keys::opened_by(&mesh, &pids).unwrap();
+    let opened = keys::opened_by(Some(&mesh), &pids).unwrap();
     assert_eq!(opened.unreadable, [""; 0]);
     for program in ["watchword-proxy", "watchword-control-plane", "libc.so.6"] {
         let is_seen = opened.files.keys().any(|file| file.ends_with(program));
@@ -59,7 +59,7 @@ fn the_search_for_keys_finds_those_of_the_embedded_authority_and_open_ones() {
     let held = std::fs::File::open(&planted).unwrap();
     // By its descriptor alone: the name is gone.
     std::fs::remove_file(&planted).unwrap();
-    let opened = keys::opened_by(&mesh, &[i64::from(std::process::id())]).unwrap();
+    let opened = keys::opened_by(None, &[i64::from(std::process::id())]).unwrap();
     drop(held);
     let planted = opened.files.iter().find(|(file, _)| file.contains("planted.der"));
     assert_eq!(planted.unwrap().1, &Some("PKCS#8 of P-256"));
