@@ -8,11 +8,16 @@ build:
 check:
     cargo fmt --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release -p watchword-control-plane --test kubernetes -- -D warnings
     cargo deny check licenses bans sources
 
 # All tests; as an ordinary user add --no-root.
 test *ARGS:
     scripts/test {{ARGS}}
+
+# Logins to Vault with a real Kubernetes API server, which is built once.
+test-kubernetes:
+    scripts/test-kubernetes
 
 # A small mesh with a real call.
 first-call:

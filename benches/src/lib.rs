@@ -1,5 +1,5 @@
-//! Set-up that the micro-benchmarks share: certificates, policies, and tunnels
-//! in memory.
+//! Set-up that the benchmarks share: certificates, policies, and tunnels in
+//! memory; and the report of those that start processes.
 //!
 //! Invariants: everything is made at run time, in well under a second, so that
 //! each benchmark also runs once as a test; no sockets, no files, no wall
@@ -10,12 +10,29 @@
 
 pub mod mesh;
 pub mod pipes;
+pub mod report;
 pub mod rules;
 
 use std::time::Duration;
 
 use criterion::Criterion;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
+
+/// Descriptors that the largest measurement takes in one process, with room.
+const DESCRIPTORS: u64 = 32_768;
+
+/// The limit of open files, for us and all that we start: as far as it goes.
+pub fn raise_limits() {
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let enough = most.max(DESCRIPTORS);
+    // The first is for root alone.
+    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
 
 /// How long each benchmark is measured: short, so that all of them together
 /// take about a minute. The command line can override it

@@ -27,6 +27,8 @@ use watchword_daemon::Shutdown;
 use watchword_proto::admin::AdminServer;
 use watchword_proto::control::{DiscoveryServer, IdentityServer};
 
+use crate::issuer::{LONGEST_HOLD, SIGN_DEADLINE};
+
 pub use admin::AdminApi;
 pub use connection::{ControlConnection, Transport};
 pub use discovery::DiscoveryApi;
@@ -39,8 +41,11 @@ pub use sockets::{SocketError, bind_unix};
 const MAX_REQUEST: usize = 16 * 1024;
 /// Longest message that is sent: a large mesh's directory.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
-/// A unary call, or the start of a stream.
-const CALL_DEADLINE: Duration = Duration::from_secs(15);
+/// A unary call, or the start of a stream: longer than the authority may take
+/// and than a leaf of a new root may be withheld, together. Sidecars wait for
+/// longer than that (proxy/src/control/identity.rs).
+const CALL_DEADLINE: Duration = Duration::from_secs(22);
+const _: () = assert!(CALL_DEADLINE.as_secs() > SIGN_DEADLINE.as_secs() + LONGEST_HOLD.as_secs() + 2);
 /// Calls that are being answered; more are refused at once.
 const MAX_CALLS: usize = 1024;
 const MAX_CALLS_PER_CONNECTION: usize = 16;

@@ -5,8 +5,10 @@
 //! (`crate::issuer`).
 
 mod embedded;
+mod vault;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -14,6 +16,7 @@ use thiserror::Error;
 use watchword_identity::{Bundle, SpiffeId};
 
 pub use embedded::{EmbeddedAuthority, EmbeddedError};
+pub use vault::{RootFile, VaultAuthority, VaultError};
 
 use crate::issuer::Csr;
 
@@ -62,6 +65,11 @@ pub trait Authority: Debug + Send + Sync {
     /// A label for logs and metrics.
     fn name(&self) -> &'static str;
 
+    /// By how much its clock may differ from ours.
+    fn clock_allowance(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Signs a leaf. DER, leaf first, then intermediates, without the root.
     ///
     /// # Errors
@@ -71,7 +79,19 @@ pub trait Authority: Debug + Send + Sync {
     /// The roots that vouch for what it signs.
     fn bundle(&self) -> Bundle;
 
-    /// Called now and then: renews the authority's own certificates in time.
+    /// The file that these roots stand in, when they may change while we run.
+    fn root_file(&self) -> Option<Arc<RootFile>> {
+        None
+    }
+
+    /// Whether it has revoked a certificate, as far as is known here. `serial`
+    /// is in lower-case hexadecimal.
+    fn has_revoked(&self, _serial: &str) -> bool {
+        false
+    }
+
+    /// Called now and then: renews the authority's own certificates in time,
+    /// and looks up what was revoked.
     ///
     /// # Errors
     /// See [`AuthorityError`]. It goes on with what it has.

@@ -1,9 +1,11 @@
 //! The composition root: builds every part, starts it, and takes it down.
 //!
 //! Invariant: nothing listens before the control plane has a certificate of
-//! its own and everything that it answers with.
+//! its own and everything that it answers with; but for its health, which says
+//! what it waits for.
 
 mod follow;
+mod follow_roots;
 mod listeners;
 
 use std::io;
@@ -14,10 +16,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, serve_pages};
-use watchword_identity::{SpiffeId, TrustDomain};
+use watchword_identity::{Bundle, SpiffeId, TrustDomain};
 use watchword_mtls::{Credentials, Now};
 use watchword_policy::Policy;
 
@@ -25,10 +28,10 @@ use crate::api::{
     ACCEPT_QUEUE, AdminApi, ControlListener, DiscoveryApi, Doorkeeper, IdentityApi, SocketError, accept_admin,
     accept_control, serve_admin, serve_control,
 };
-use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError};
+use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError, VaultAuthority, VaultError};
 use crate::enrolment::Enrolment;
-use crate::issuer::Issuer;
-use crate::mesh_file::MeshFile;
+use crate::issuer::{Issuer, NewRoots};
+use crate::mesh_file::{AuthorityChoice, MeshFile};
 use crate::mesh_watch::MeshWatch;
 use crate::metrics::ControlMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError, control_plane_id};
@@ -38,7 +41,8 @@ use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, wr
 use crate::store::{FileStore, Records, StoreError};
 use crate::subscribers::Subscribers;
 use follow::follow;
-use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners};
+use follow_roots::RootFollower;
+use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners, open_health};
 
 const DEFAULT_STATE_FOLDER: &str = "/var/lib/watchword";
 const DEFAULT_RUN_FOLDER: &str = "/run/watchword";
@@ -61,6 +65,9 @@ pub enum RunError {
     /// The authority.
     #[error(transparent)]
     Authority(#[from] EmbeddedError),
+    /// Vault as the authority.
+    #[error("Vault can't be the authority: {0}")]
+    Vault(#[from] VaultError),
     /// Our own certificate.
     #[error("the control plane gets no certificate of its own: {0}")]
     OwnIdentity(#[from] OwnIdentityError),
@@ -78,6 +85,9 @@ pub enum RunError {
     /// Serving as a whole.
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// The end came first.
+    #[error("it was told to stop before it was ready")]
+    Stopped,
     /// A part ended that should run for ever.
     #[error("a part of the control plane ended: {0}")]
     Part(String),
@@ -118,6 +128,7 @@ struct Core {
     snapshots: Snapshots,
     subscribers: Subscribers,
     own: OwnIdentity,
+    new_roots: Arc<NewRoots>,
     metrics: ControlMetrics,
 }
 
@@ -133,20 +144,27 @@ impl ControlPlane {
         open_public(&run_folder)?;
         let held = lock(&run_folder, RUN_LOCK)?;
         let core = Core::build(mesh, policies, process).await?;
-        let renew_at = core.own.renew().await?;
-        write_bundle(&run_folder, core.enrolment.issuer.authority().as_ref(), &core.domain)?;
+        let mut parts = JoinSet::new();
+        let health = open_health(mesh).await?;
+        let health_on = health.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = health {
+            parts.spawn(show_health(listener, process));
+        }
+        let renew_at = tokio::select! {
+            biased;
+            () = process.shutdown.requested() => return Err(RunError::Stopped),
+            obtained = core.own.obtain(&blocker) => obtained?,
+        };
+        write_bundle(&run_folder, &core.enrolment.issuer.bundle(), &core.domain)?;
         let listeners = Listeners::open(mesh, &run_folder).await?;
         let mut plane = Self {
-            parts: JoinSet::new(),
-            for_ever: 2 + usize::from(listeners.health.is_some()),
+            parts,
+            for_ever: 2 + usize::from(health_on.is_some()),
             enrolment: Arc::clone(&core.enrolment),
             snapshots: core.snapshots.clone(),
             shutdown: process.shutdown.clone(),
             listens_on: listeners.tcp.as_ref().and_then(|listener| listener.local_addr().ok()),
-            health_on: listeners
-                .health
-                .as_ref()
-                .and_then(|listener| listener.local_addr().ok()),
+            health_on,
             run_folder,
             _lock: held,
         };
@@ -155,13 +173,31 @@ impl ControlPlane {
             own.keep(renew_at).await;
             Ok(())
         });
-        plane
-            .parts
-            .spawn(keep_house(Arc::clone(&core.enrolment), core.snapshots.clone()));
+        plane.parts.spawn(keep_house(Arc::clone(&core.enrolment)));
+        plane.follow_roots(&core);
         plane.serve(core, listeners, process);
         blocker.clear();
         plane.say_ready();
         Ok(plane)
+    }
+
+    /// Where roots may change.
+    fn follow_roots(&mut self, core: &Core) {
+        let Some(roots) = core.enrolment.issuer.authority().root_file() else {
+            return;
+        };
+        let follower = RootFollower {
+            roots,
+            new_roots: Arc::clone(&core.new_roots),
+            snapshots: core.snapshots.clone(),
+            own: core.own.clone(),
+            run_folder: self.run_folder.clone(),
+        };
+        self.for_ever += 1;
+        self.parts.spawn(async move {
+            follower.follow().await;
+            Ok(())
+        });
     }
 
     fn serve(&mut self, core: Core, listeners: Listeners, process: &Process) {
@@ -176,7 +212,7 @@ impl ControlPlane {
                 Ok(())
             });
         }
-        let identity = IdentityApi::new(Arc::clone(&core.enrolment));
+        let identity = IdentityApi::new(Arc::clone(&core.enrolment), core.snapshots.clone(), core.epoch);
         let discovery = DiscoveryApi {
             enrolment: Arc::clone(&core.enrolment),
             snapshots: core.snapshots,
@@ -202,18 +238,6 @@ impl ControlPlane {
         let stop = shutdown.clone();
         self.parts
             .spawn(async move { Ok(serve_admin(admin, accepted, stop).await?) });
-        if let Some(listener) = listeners.health {
-            let pages = Arc::new(Pages::of_daemon(process.readiness.clone(), process.metrics.clone()));
-            let listener = Arc::new(listener);
-            self.parts.spawn(async move {
-                let accept = || {
-                    let listener = Arc::clone(&listener);
-                    async move { listener.accept().await.map(|(stream, _)| stream) }
-                };
-                serve_pages(pages, accept).await;
-                Ok(())
-            });
-        }
     }
 
     fn say_ready(&self) {
@@ -303,22 +327,23 @@ impl Core {
         let metrics = ControlMetrics::new(&process.metrics);
         let state_folder = mesh.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_FOLDER.into());
         // First, since it locks the folder.
-        let records = Records::new(Arc::new(FileStore::open(&state_folder)?));
-        let authority = Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?);
+        let records = Records::new(Arc::new(FileStore::open(&state_folder)?)).await?;
+        let authority: Arc<dyn Authority> = match &mesh.authority {
+            AuthorityChoice::Embedded => Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?),
+            AuthorityChoice::Vault(settings) => Arc::new(VaultAuthority::open(settings, &domain)?),
+        };
         let now = clock.now();
         let epoch = records
-            .update(|state| {
+            .update(move |state| {
                 state.sweep(now);
                 state.epoch += 1;
                 state.epoch
             })
             .await?;
-        let issuer = Arc::new(Issuer::new(
-            authority,
-            mesh.certificate_ttl,
-            Arc::clone(&clock),
-            metrics.clone(),
-        ));
+        let subscribers = Subscribers::new(metrics.clone());
+        let new_roots = Arc::new(NewRoots::new(subscribers.clone()));
+        let issuer = Issuer::new(authority, mesh.certificate_ttl, Arc::clone(&clock), metrics.clone());
+        let issuer = Arc::new(issuer.withholding(Arc::clone(&new_roots)));
         let read_clock = Arc::clone(&clock);
         let own = OwnIdentity {
             id: control_plane_id(&domain)?,
@@ -339,10 +364,25 @@ impl Core {
             epoch,
             enrolment: Arc::new(enrolment),
             snapshots,
-            subscribers: Subscribers::new(metrics.clone()),
+            subscribers,
             own,
+            new_roots,
             metrics,
         })
+    }
+}
+
+/// For ever.
+fn show_health(listener: TcpListener, process: &Process) -> impl Future<Output = Result<(), RunError>> + use<> {
+    let pages = Arc::new(Pages::of_daemon(process.readiness.clone(), process.metrics.clone()));
+    let listener = Arc::new(listener);
+    async move {
+        let accept = || {
+            let listener = Arc::clone(&listener);
+            async move { listener.accept().await.map(|(stream, _)| stream) }
+        };
+        serve_pages(pages, accept).await;
+        Ok(())
     }
 }
 
@@ -357,23 +397,21 @@ fn registry(mesh: &MeshFile) -> Registry {
 }
 
 /// The roots, for proxies that are to find out whom they talk to.
-fn write_bundle(run_folder: &Path, authority: &dyn Authority, domain: &TrustDomain) -> Result<(), RunError> {
-    let bundle = authority.bundle();
+fn write_bundle(run_folder: &Path, bundle: &Bundle, domain: &TrustDomain) -> Result<(), RunError> {
     let roots = bundle.roots(domain).iter();
     let pem: String = roots.map(|root| crate::pem::certificate(root.certificate())).collect();
     Ok(write_atomic(&run_folder.join(BUNDLE), pem.as_bytes(), PUBLIC)?)
 }
 
-async fn keep_house(enrolment: Arc<Enrolment>, snapshots: Snapshots) -> Result<(), RunError> {
+async fn keep_house(enrolment: Arc<Enrolment>) -> Result<(), RunError> {
     loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
         let now = enrolment.clock.now();
-        if let Err(error) = enrolment.records.update(|state| state.sweep(now)).await {
+        if let Err(error) = enrolment.records.update(move |state| state.sweep(now)).await {
             tracing::error!(%error, "the state can't be swept");
         }
         if let Err(error) = enrolment.issuer.authority().maintain(now).await {
             tracing::error!(%error, "the authority can't be maintained");
         }
-        snapshots.publish_bundle(&enrolment.bundle());
+        tokio::time::sleep(HOUSEKEEPING).await;
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use watchword_daemon::Clock;
-use watchword_identity::{Bundle, SpiffeId, Svid, SvidError};
+use watchword_identity::{SpiffeId, Svid, SvidError};
 
 use crate::attest::lineage::{self, LineageError, Renewal};
 use crate::attest::token::{self, Claim, FreshToken, TokenError, TokenSecret};
@@ -31,6 +31,11 @@ pub enum Refusal {
     /// The SVID that it renews.
     #[error(transparent)]
     Lineage(#[from] LineageError),
+    /// Its SVID was revoked by the authority.
+    #[error(
+        "the SVID with serial {0} was revoked by the authority: find out why, then attest again with a new join token"
+    )]
+    Revoked(String),
     /// The ID.
     #[error(transparent)]
     Registry(#[from] Unregistered),
@@ -55,6 +60,7 @@ impl Refusal {
             Self::Csr(error) => error.label(),
             Self::Token(error) => error.label(),
             Self::Lineage(error) => error.label(),
+            Self::Revoked(_) => "serial-revoked",
             Self::Registry(error) => error.label(),
             Self::Issue(error) => error.label(),
             Self::Store(_) => "store",
@@ -102,15 +108,13 @@ impl Enrolment {
         self.registry.load().admit(id)?;
         let fresh = FreshToken::draw().ok_or(Refusal::Random)?;
         let now = self.clock.now();
+        let (text, owner) = (fresh.text(id), id.clone());
         let expires_at = self
             .records
-            .update(|state| token::create(state, &fresh, id, now))
+            .update(move |state| token::create(state, &fresh, &owner, now))
             .await??;
         tracing::info!(%id, expires_at, "made a join token");
-        Ok(NewToken {
-            text: fresh.text(id),
-            expires_at,
-        })
+        Ok(NewToken { text, expires_at })
     }
 
     /// The first SVID, for a join token.
@@ -124,22 +128,24 @@ impl Enrolment {
     }
 
     async fn try_attest(&self, csr: &[u8], join_token: &str) -> Result<Svid, Refusal> {
-        let secret = TokenSecret::from_text(join_token)?;
+        let secret = Arc::new(TokenSecret::from_text(join_token)?);
         let now = self.clock.now();
-        token::look_up(&*self.records.read().await?, &secret, now)?;
-        let csr = Csr::from_der(csr)?;
+        self.records
+            .look(|state| token::look_up(state, &secret, now).map(|_| ()))?;
+        let csr = Arc::new(Csr::from_der(csr)?);
         let id = csr.id().clone();
         self.registry.load().admit(&id)?;
+        let (claimed, request) = (Arc::clone(&secret), Arc::clone(&csr));
         let claim = self
             .records
-            .update(|state| token::claim(state, &secret, &csr, now))
+            .update(move |state| token::claim(state, &claimed, &request, now))
             .await??;
         if let Claim::Again(chain) = claim {
             return kept(&chain);
         }
         let svid = self.issuer.issue(&csr, &id).await?;
         let issued = lineage::issued(&svid, csr.key_digest());
-        let begun = self.records.update(|state| {
+        let begun = self.records.update(move |state| {
             // The same caller may have asked twice at once: the first counts.
             if let Claim::Again(chain) = token::claim(state, &secret, &csr, now)? {
                 return Ok(chain);
@@ -164,15 +170,17 @@ impl Enrolment {
 
     async fn try_renew(&self, csr: &[u8], current: &Svid) -> Result<Svid, Refusal> {
         let csr = Csr::from_der(csr)?;
+        let current = Arc::new(current.clone());
         if csr.id() != current.id() {
             let (svid, requested) = (current.id().to_string(), csr.id().to_string());
             return Err(LineageError::OtherId { svid, requested }.into());
         }
-        self.registry.load().admit(current.id())?;
+        self.admit_unrevoked(&current)?;
         let key = csr.key_digest();
+        let (renewed, asked) = (Arc::clone(&current), key.clone());
         let renewal = self
             .records
-            .update(|state| lineage::renew(state, current, &key))
+            .update(move |state| lineage::renew(state, &renewed, &asked))
             .await??;
         if let Renewal::Again(chain) = renewal {
             return kept(&chain);
@@ -181,7 +189,7 @@ impl Enrolment {
         let issued = lineage::issued(&svid, key);
         let chain = self
             .records
-            .update(|state| lineage::succeed(state, current, &issued))
+            .update(move |state| lineage::succeed(state, &current, &issued))
             .await??;
         answer(svid, &chain)
     }
@@ -192,17 +200,21 @@ impl Enrolment {
     /// See [`Refusal`]; each is logged and counted here.
     pub async fn admit(&self, svid: &Svid) -> Result<(), Refusal> {
         let noted = async {
-            self.registry.load().admit(svid.id())?;
-            Ok(self.records.update(|state| lineage::used(state, svid)).await??)
+            self.admit_unrevoked(svid)?;
+            let seen = svid.clone();
+            Ok(self.records.update(move |state| lineage::used(state, &seen)).await??)
         };
         noted
             .await
             .inspect_err(|refusal| self.note("subscribe", &svid.id().to_string(), refusal))
     }
 
-    /// The roots that vouch for what is issued.
-    pub fn bundle(&self) -> Bundle {
-        self.issuer.bundle()
+    fn admit_unrevoked(&self, svid: &Svid) -> Result<(), Refusal> {
+        self.registry.load().admit(svid.id())?;
+        if self.issuer.authority().has_revoked(svid.serial()) {
+            return Err(Refusal::Revoked(svid.serial().to_owned()));
+        }
+        Ok(())
     }
 
     fn note(&self, call: &'static str, id: &str, refusal: &Refusal) {

@@ -6,6 +6,7 @@
 
 mod csr;
 mod distrust;
+mod new_roots;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +17,13 @@ use watchword_identity::{Bundle, SpiffeId, Svid};
 
 pub use csr::{Csr, CsrError, KeyDigest, MAX_CSR_BYTES};
 pub use distrust::{Distrust, Expectation, distrust};
+pub use new_roots::{LONGEST_HOLD, NewRoots};
 
 use crate::authority::{Authority, AuthorityError, SignRequest};
 use crate::metrics::ControlMetrics;
 
 /// An authority that hangs must not hold its callers for ever.
-const SIGN_DEADLINE: Duration = Duration::from_secs(8);
+pub(crate) const SIGN_DEADLINE: Duration = Duration::from_secs(8);
 
 /// Why nothing was issued. Closed: each has a label.
 #[derive(Debug, Error)]
@@ -55,6 +57,7 @@ pub struct Issuer {
     ttl: Duration,
     clock: Arc<dyn Clock>,
     metrics: ControlMetrics,
+    new_roots: Option<Arc<NewRoots>>,
 }
 
 impl Issuer {
@@ -65,7 +68,15 @@ impl Issuer {
             ttl,
             clock,
             metrics,
+            new_roots: None,
         }
+    }
+
+    /// Withholds leaves of new roots until proxies know these.
+    #[must_use]
+    pub fn withholding(mut self, new_roots: Arc<NewRoots>) -> Self {
+        self.new_roots = Some(new_roots);
+        self
     }
 
     /// What signs.
@@ -94,6 +105,9 @@ impl Issuer {
             }
             Err(error) => tracing::warn!(%id, reason, %error, "not issued"),
         }
+        if let (Ok(svid), Some(new_roots)) = (&result, &self.new_roots) {
+            new_roots.let_through(svid, &self.bundle(), self.clock.now()).await;
+        }
         result
     }
 
@@ -108,10 +122,12 @@ impl Issuer {
         let chain = tokio::time::timeout(SIGN_DEADLINE, self.authority.sign(request))
             .await
             .map_err(|_| IssueError::Timeout)??;
+        // An authority elsewhere counts from when it signs, in whole seconds.
+        let now = self.clock.now();
         let expected = Expectation {
             id,
             public_key: csr.public_key(),
-            ends_by: now + self.ttl,
+            ends_by: now + self.ttl + self.authority.clock_allowance(),
             now,
         };
         Ok(distrust(chain, &expected, &self.authority.bundle())?)

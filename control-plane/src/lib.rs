@@ -12,6 +12,7 @@ pub mod attest;
 pub mod authority;
 mod control_plane;
 pub mod enrolment;
+mod file_watch;
 pub mod issuer;
 pub mod mesh_file;
 mod mesh_watch;

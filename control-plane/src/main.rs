@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use watchword_control_plane::{ControlPlane, LoadedMesh, MeshWatch, Process};
+use watchword_control_plane::{ControlPlane, LoadedMesh, MeshWatch, Process, RunError};
 use watchword_daemon::{Metrics, Readiness, Shutdown, SystemClock, init_tracing};
 use watchword_policy::Diagnostic;
 
@@ -107,7 +107,11 @@ fn run(loaded: LoadedMesh, watch: MeshWatch, die_with_stdin: bool) -> anyhow::Re
                 "`run` is for `watchword up`: the control plane starts no programs"
             );
         }
-        let mut plane = Box::pin(ControlPlane::start(&mesh, policies.policies, &process)).await?;
+        let mut plane = match Box::pin(ControlPlane::start(&mesh, policies.policies, &process)).await {
+            Ok(plane) => plane,
+            Err(RunError::Stopped) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         plane.follow(watch, mesh);
         Ok(plane.run().await?)
     })

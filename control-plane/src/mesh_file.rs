@@ -8,6 +8,7 @@
 //! reads no file but the mesh file and its policies.
 
 mod agreement;
+mod authority;
 mod policy_files;
 mod read;
 mod service;
@@ -24,6 +25,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use watchword_policy::diagnostic::Position;
 use watchword_policy::{Diagnostic, MeshContext};
 
+pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
 
@@ -37,6 +39,8 @@ pub struct MeshFile {
     pub trust_domain: TrustDomain,
     /// How long an SVID is valid: 2 s to 24 h, by default 1 h.
     pub certificate_ttl: Duration,
+    /// What signs.
+    pub authority: AuthorityChoice,
     /// Policy files, and folders of them.
     pub policies: Vec<PathBuf>,
     /// By name.

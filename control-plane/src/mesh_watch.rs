@@ -23,12 +23,12 @@ use watchword_policy::Diagnostic;
 use crate::mesh_file::{LoadedPolicies, MeshFile, watched_files};
 
 /// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long what has changed must stand still. Longer than the steps of a file
 /// system's clock, so that a second write has a time of its own.
-const STANDS_STILL: Duration = Duration::from_millis(300);
+pub(crate) const STANDS_STILL: Duration = Duration::from_millis(300);
 /// What moves at this many looks in a row is read as it is.
-const MAX_MOVES: u32 = 10;
+pub(crate) const MAX_MOVES: u32 = 10;
 
 /// A mesh with its policies, valid together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ type Outcome = Result<LoadedMesh, Vec<Diagnostic>>;
 
 /// What one look shows under a name, links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     Nothing,
     /// Its times change with every file that comes and goes in it, those that
     /// nobody reads among them; its files are looked at one by one.
@@ -184,7 +184,7 @@ impl Files {
     }
 }
 
-fn see(path: &Path) -> Seen {
+pub(crate) fn see(path: &Path) -> Seen {
     match fs::metadata(path) {
         Err(_) => Seen::Nothing,
         Ok(found) if found.is_dir() => Seen::Folder,

@@ -5,17 +5,21 @@
 //! touched by a renewal.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::PrivateKeyDer;
 use thiserror::Error;
-use watchword_daemon::{Clock, sleep_until};
+use watchword_daemon::{Blocker, Clock, sleep_until};
 use watchword_identity::schedule::{pause_after, renew_at};
 use watchword_identity::{SpiffeId, TrustDomain};
 use watchword_mtls::{Credentials, PublishError};
 
+use crate::authority::AuthorityError;
 use crate::issuer::{Csr, CsrError, IssueError, Issuer};
+
+/// For the pauses before the first certificate: the longest is an eighth of it.
+const START_SCALE: Duration = Duration::from_secs(80);
 
 /// Why there is no new certificate.
 #[derive(Debug, Error)]
@@ -35,6 +39,16 @@ pub enum OwnIdentityError {
     /// It can't be used.
     #[error(transparent)]
     Publish(#[from] PublishError),
+}
+
+impl OwnIdentityError {
+    /// Whether waiting may help.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Issue(IssueError::Timeout | IssueError::Authority(AuthorityError::Unavailable(_)))
+        )
+    }
 }
 
 /// The control plane's SPIFFE ID in a trust domain.
@@ -81,6 +95,27 @@ impl OwnIdentity {
             "the control plane has a new certificate"
         );
         Ok(renew_at(self.clock.now(), svid.not_after(), fastrand::f64()))
+    }
+
+    /// [`OwnIdentity::renew`], again and again while the authority is away:
+    /// `blocker` says why.
+    ///
+    /// # Errors
+    /// When waiting can't help.
+    pub async fn obtain(&self, blocker: &Blocker) -> Result<SystemTime, OwnIdentityError> {
+        let mut failures = 0;
+        loop {
+            let error = match self.renew().await {
+                Err(error) if error.may_pass() => error,
+                done => return done,
+            };
+            failures += 1;
+            let pause = pause_after(failures, START_SCALE, fastrand::f64());
+            blocker.block(format!("waiting for the first certificate: {error}"));
+            let pause_s = pause.as_secs_f32();
+            tracing::warn!(%error, failures, pause_s, "the control plane is not ready: it waits for its first certificate");
+            sleep_until(&self.clock, self.clock.now() + pause).await;
+        }
     }
 
     /// Renews for ever, the first time at `at`.

@@ -1,11 +1,16 @@
-//! Certificates as text (RFC 7468).
+//! Certificates and requests as text (RFC 7468).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 /// A certificate in PEM, with a line break at the end.
 pub(crate) fn certificate(der: &[u8]) -> String {
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    text("CERTIFICATE", der)
+}
+
+/// Anything in PEM, with a line break at the end.
+pub(crate) fn text(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
     let encoded = STANDARD.encode(der);
     let mut rest = encoded.as_str();
     while !rest.is_empty() {
@@ -15,7 +20,9 @@ pub(crate) fn certificate(der: &[u8]) -> String {
         text.push('\n');
         rest = more;
     }
-    text.push_str("-----END CERTIFICATE-----\n");
+    text.push_str("-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
     text
 }
 

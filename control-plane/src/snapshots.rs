@@ -90,6 +90,11 @@ impl View {
         }
     }
 
+    /// The bundle as it goes over the wire, with its version.
+    pub fn bundle(&self) -> (&control::Bundle, u64) {
+        (&self.bundle.content, self.bundle.version)
+    }
+
     /// What one subscriber is told of one kind.
     pub fn resource(&self, kind: Kind, subscriber: &SpiffeId) -> control::snapshot_update::Resource {
         use control::snapshot_update::Resource;
@@ -131,6 +136,11 @@ impl Snapshots {
         snapshots
     }
 
+    /// The newest view.
+    pub fn current(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
     /// Sees each new view.
     pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
         self.view.subscribe()
@@ -144,9 +154,10 @@ impl Snapshots {
         });
     }
 
-    /// Publishes a bundle, where it has changed.
-    pub fn publish_bundle(&self, bundle: &Bundle) {
+    /// Publishes a bundle, where it has changed. Returns its version.
+    pub fn publish_bundle(&self, bundle: &Bundle) -> u64 {
         self.change(|view| view.bundle = view.bundle.followed_by(bundle_to_proto(bundle)));
+        self.current().version(Kind::Bundle)
     }
 
     fn change(&self, change: impl FnOnce(&mut View)) {

@@ -76,7 +76,8 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// The system's refusal of `action` at `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             action,
             path: path.to_path_buf(),
@@ -121,6 +122,26 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), FolderError> {
 /// See [`FolderError`].
 pub fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, FolderError> {
     read(path, true)
+}
+
+/// Checks that a file is ours alone; its length, or nothing when there is none.
+///
+/// # Errors
+/// See [`FolderError`].
+pub fn look_at_private(path: &Path) -> Result<Option<u64>, FolderError> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(FolderError::io("can't look at", path)(error)),
+    };
+    if !found.is_file() {
+        return Err(FolderError::Kind {
+            path: path.to_path_buf(),
+            expected: "file",
+        });
+    }
+    check_private(path, &found, PRIVATE)?;
+    Ok(Some(found.len()))
 }
 
 /// Reads a file that holds no secret; nothing when there is none.

@@ -7,20 +7,25 @@
 
 mod file;
 mod state;
+mod tracked;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
 
 pub use file::FileStore;
-pub use state::{IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
+pub use state::{Changes, IssuedSvid, Lineage, LineageKey, State, Token, TokenUse};
+pub use tracked::TrackedMap;
 
 use crate::state_folder::FolderError;
 
 /// Lost races in a row before an update gives up.
 const MAX_ATTEMPTS: usize = 16;
+/// Changes that are written together at most, and as many may wait.
+const MAX_TOGETHER: usize = 1024;
 
 /// Why the state can't be read or written.
 #[derive(Debug, Error)]
@@ -41,6 +46,9 @@ pub enum StoreError {
     /// Somebody else wrote first.
     #[error("the state was changed by another control plane at the same moment: try again")]
     Conflict,
+    /// What a change met that was written together with others.
+    #[error(transparent)]
+    Together(#[from] Arc<StoreError>),
     /// The writing task was cut.
     #[error("the state can't be written: the process is stopping")]
     Stopping,
@@ -51,8 +59,8 @@ pub enum StoreError {
 pub struct Versioned {
     /// Grows with each write.
     pub version: u64,
-    /// The content.
-    pub state: Arc<State>,
+    /// The content, settled.
+    pub state: State,
 }
 
 /// Where the state is kept.
@@ -64,61 +72,136 @@ pub trait Store: Debug + Send + Sync {
     /// See [`StoreError`].
     async fn read(&self) -> Result<Versioned, StoreError>;
 
-    /// Replaces the state of version `expected`.
+    /// Changes the state of version `expected`, which gets the next number.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when the newest version is another one.
-    async fn compare_and_swap(&self, expected: u64, state: State) -> Result<(), StoreError>;
+    async fn compare_and_swap(&self, expected: u64, changes: Changes) -> Result<(), StoreError>;
 }
 
 /// The state, for those who change it.
+///
+/// Changes that come while one is being written are written together, so that
+/// a thousand callers do not wait for a thousand syncs of a file.
 #[derive(Debug, Clone)]
 pub struct Records {
-    store: Arc<dyn Store>,
-    // Updates of this process take turns, or they would lose races to one
-    // another; the store settles those between processes.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The newest state, which may be ahead of what is written by what is
+    /// being written.
+    newest: Arc<Mutex<Versioned>>,
+    // Changes of this process go through one writer, or they would lose races
+    // to one another; the store settles those between processes.
+    changes: mpsc::Sender<Change>,
+}
+
+/// A change and where its caller waits.
+struct Change {
+    make: Box<dyn FnMut(&mut State) + Send>,
+    written: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Records {
-    /// Kept in `store`.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            turn: Arc::default(),
-        }
-    }
-
-    /// The newest state.
+    /// Kept in `store`. Must be called within a runtime.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub async fn read(&self) -> Result<Arc<State>, StoreError> {
-        Ok(self.store.read().await?.state)
+    /// When the store can't be read.
+    pub async fn new(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let newest = Arc::new(Mutex::new(store.read().await?));
+        let (changes, incoming) = mpsc::channel(MAX_TOGETHER);
+        let writer = Writer {
+            store,
+            newest: Arc::clone(&newest),
+        };
+        tokio::spawn(writer.run(incoming));
+        Ok(Self { newest, changes })
+    }
+
+    /// What `look` says of the newest state.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&locked(&self.newest).state)
     }
 
     /// Changes the state and returns what `change` said of it, once it is
     /// written. `change` may be called several times, each on a newer state.
+    /// It is made even when the caller gives up meanwhile.
     ///
     /// # Errors
     /// See [`StoreError`]; nothing was changed then.
-    pub async fn update<T>(&self, mut change: impl FnMut(&mut State) -> T + Send) -> Result<T, StoreError> {
-        let _turn = self.turn.lock().await;
-        for _ in 0..MAX_ATTEMPTS {
-            let Versioned { version, state } = self.store.read().await?;
-            let mut next = State::clone(&state);
-            let outcome = change(&mut next);
-            if next == *state {
-                return Ok(outcome);
+    pub async fn update<T: Send + 'static>(
+        &self,
+        mut change: impl FnMut(&mut State) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&outcome);
+        let make = Box::new(move |state: &mut State| {
+            let said = change(state);
+            *locked(&place) = Some(said);
+        });
+        let (written, waiting) = oneshot::channel();
+        let change = Change { make, written };
+        self.changes.send(change).await.map_err(|_| StoreError::Stopping)?;
+        waiting.await.map_err(|_| StoreError::Stopping)??;
+        let said = locked(&outcome).take();
+        said.ok_or(StoreError::Stopping)
+    }
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    newest: Arc<Mutex<Versioned>>,
+}
+
+impl Writer {
+    /// Writes what comes in, until nobody is left who could send something.
+    async fn run(self, mut incoming: mpsc::Receiver<Change>) {
+        let mut together = Vec::new();
+        while incoming.recv_many(&mut together, MAX_TOGETHER).await > 0 {
+            let result = self.write(&mut together).await.map_err(Arc::new);
+            for change in together.drain(..) {
+                let result = result.clone().map_err(StoreError::from);
+                // Who gave up is told nothing.
+                let _ = change.written.send(result);
             }
-            match self.store.compare_and_swap(version, next).await {
-                Ok(()) => return Ok(outcome),
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
+        }
+    }
+
+    async fn write(&self, changes: &mut [Change]) -> Result<(), StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((version, made)) = self.make(changes) else {
+                return Ok(());
+            };
+            match self.store.compare_and_swap(version, made).await {
+                Ok(()) => {
+                    let mut newest = locked(&self.newest);
+                    newest.state.settle();
+                    newest.version += 1;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) => {
+                    locked(&self.newest).state.undo();
+                    let theirs = self.store.read().await?;
+                    *locked(&self.newest) = theirs;
+                }
+                Err(error) => {
+                    locked(&self.newest).state.undo();
+                    return Err(error);
+                }
             }
         }
         Err(StoreError::Conflict)
     }
+
+    /// All of them in memory; what that changed, and in which version.
+    fn make(&self, changes: &mut [Change]) -> Option<(u64, Changes)> {
+        let mut newest = locked(&self.newest);
+        for change in changes {
+            (change.make)(&mut newest.state);
+        }
+        newest.state.changes().map(|made| (newest.version, made))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whole seconds since 1970, as kept in the state.

@@ -38,8 +38,10 @@ fn start(folder: &Path) -> (Child, BufReader<ChildStderr>) {
 fn wait_for(log: &mut BufReader<ChildStderr>, text: &str) -> String {
     let mut line = String::new();
     loop {
+        let before = line.clone();
         line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "the log ended before {text:?}");
+        let read = log.read_line(&mut line).unwrap();
+        assert!(read > 0, "the log ended before {text:?}, with {before:?}");
         if line.contains(text) {
             return line;
         }
@@ -150,4 +152,58 @@ fn a_changed_policy_is_taken_over_and_a_mistake_is_not() {
     wait_for(&mut log, "took over the changed mesh file");
     drop(child.stdin.take());
     ends_well(child, log);
+}
+
+/// Where Vault should be nobody listens: it waits, says so, and can be stopped.
+#[test]
+fn run_waits_for_an_authority_that_is_away_and_says_so_where_health_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    write_mesh(folder.path());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = root.self_signed(&key).unwrap();
+    std::fs::write(folder.path().join("root.pem"), root.pem()).unwrap();
+    std::fs::write(folder.path().join("token"), "a-token").unwrap();
+    let port = || {
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    };
+    let (vault, health) = (port(), port());
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(folder.path().join("mesh.yaml"))
+        .unwrap();
+    writeln!(
+        file,
+        "healthListen: 127.0.0.1:{health}\nauthority: {{vault: {{addresses: ['http://127.0.0.1:{vault}'], role: mesh, \
+         rootFile: root.pem, auth: {{tokenFile: token}}}}}}"
+    )
+    .unwrap();
+    let mut child = program()
+        .args(["run", "--die-with-stdin", "--config"])
+        .arg(folder.path().join("mesh.yaml"))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let line = wait_for(&mut log, "waits for its first certificate");
+    assert!(line.contains("can't connect"), "{line}");
+    let mut page = std::net::TcpStream::connect(("127.0.0.1", health)).unwrap();
+    page.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("waiting for the first certificate") && answer.contains("can't connect"),
+        "{answer}"
+    );
+    assert!(!folder.path().join("run/control.sock").exists(), "nothing else listens");
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
 }

@@ -14,6 +14,7 @@ use watchword_mtls::{Credentials, Now};
 use crate::admin::{self, Shown};
 use crate::config::{Config, LoopProtection, PROXY_UID};
 use crate::connection::Connections;
+use crate::control::bundles::Bundles;
 use crate::control::discovery::Follower;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
@@ -153,11 +154,13 @@ fn follow_control_plane(
         config.control_plane.id.0.clone(),
         mesh.dialler,
     );
+    let bundles = Bundles::new(mesh.credentials.clone());
     let keeper = IdentityKeeper {
         control_plane: control_plane.clone(),
         bundle_file: config.control_plane.bundle_file.clone(),
         token,
         credentials: mesh.credentials.clone(),
+        bundles: bundles.clone(),
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
@@ -167,6 +170,7 @@ fn follow_control_plane(
     let follower = Follower {
         control_plane,
         credentials: mesh.credentials.clone(),
+        bundles,
         snapshots: Arc::clone(&mesh.snapshots),
         clock: Arc::clone(&mesh.clock),
         telemetry: mesh.connections.telemetry().clone(),

@@ -4,12 +4,19 @@
 //! Invariants: waits for what it can observe, with a deadline and a message
 //! that holds the mesh's own log; leaves nothing behind.
 
+pub mod keys;
+mod kubernetes;
 mod mesh;
+mod offline;
 mod output;
 mod processes;
 mod programs;
+mod vault;
 
+pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile};
+pub use offline::{OfflineAuthority, openssl};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
+pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault};

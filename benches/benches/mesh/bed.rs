@@ -10,30 +10,16 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use watchword_tests::{Mesh, MeshFile, wait_until};
 
 use crate::load;
 
 /// The service that calls, and the one that is called.
 pub(crate) const SERVICES: [&str; 2] = ["web", "orders"];
-/// Descriptors that the largest measurement takes in one sidecar, with room.
-const DESCRIPTORS: u64 = 32_768;
 
 const POLICY: &str = "name: orders\nservice: spiffe://example.org/orders\n\
                       allow: [{name: web calls, from: [spiffe://example.org/web]}]\n";
-
-/// The limit of open files, for us and all that we start: as far as it goes.
-pub(crate) fn raise_limits() {
-    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return;
-    };
-    let enough = most.max(DESCRIPTORS);
-    // The first is for root alone.
-    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
-}
 
 /// Connections that a sidecar has descriptors for: each takes two, and some
 /// are kept for other things.

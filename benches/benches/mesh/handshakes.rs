@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::Size;
 use crate::bed::{Bed, added};
-use crate::report::Report;
+use watchword_benches::report::Report;
 
 const PART: &str = "handshakes";
 /// Issue 4's promise, per 1,000 new connections.

@@ -25,7 +25,7 @@ const OPENERS: usize = 32;
 
 /// `serve`, `short COUNT CONCURRENCY`, `hold COUNT` or `metrics`.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    super::bed::raise_limits();
+    watchword_benches::raise_limits();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["serve"] => Builder::new_current_thread().enable_io().build()?.block_on(serve()),

@@ -12,14 +12,13 @@ mod bed;
 mod handshakes;
 mod load;
 mod memory;
-mod report;
 mod rotation;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::report::Report;
+use watchword_benches::report::Report;
 
 /// How much is done.
 #[derive(Clone, Copy)]
@@ -72,7 +71,7 @@ fn main() -> Result<ExitCode> {
     let mut report = Report::default();
     let size = if is_benchmark { FULL } else { SMALL };
     if PARTS.into_iter().any(is_wanted) {
-        bed::raise_limits();
+        watchword_benches::raise_limits();
     }
     for part in PARTS.into_iter().filter(|part| is_wanted(part)) {
         match part {

@@ -7,8 +7,8 @@ use watchword_tests::wait_until;
 
 use crate::Size;
 use crate::bed::{Bed, SERVICES, added, most_connections};
-use crate::report::Report;
 use crate::rotation::pass;
+use watchword_benches::report::Report;
 
 const PART: &str = "memory";
 /// Streams give memory back that they did not need for so long, with room

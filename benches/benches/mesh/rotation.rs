@@ -15,7 +15,7 @@ use watchword_tests::Output;
 
 use crate::Size;
 use crate::bed::{Bed, Held, SERVICES};
-use crate::report::Report;
+use watchword_benches::report::Report;
 
 const PART: &str = "rotation";
 /// A renewal is under way before its certificate is there.

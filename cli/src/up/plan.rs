@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) ipv6: bool,
     /// How long an SVID is valid.
     pub(crate) certificate_ttl_seconds: u64,
+    /// What signs, as the mesh file says it.
+    pub(crate) authority: serde_json::Value,
     /// Policy files and folders, absolute.
     pub(crate) policies: Vec<PathBuf>,
     /// Programs that the supervisor starts.
@@ -183,6 +185,7 @@ impl Plan {
             root: users.root(),
             ipv6: machine.ipv6,
             certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
+            authority: mesh.authority.to_json(),
             policies: mesh.policies.clone(),
             tools: machine.tools,
             registry: mesh.registry.iter().map(|entry| entry.id.to_string()).collect(),

@@ -64,7 +64,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
         "name": plan.name,
         "trustDomain": plan.trust_domain,
         "certificates": {"ttl": format!("{}s", plan.certificate_ttl_seconds)},
-        "authority": "embedded",
+        "authority": plan.authority,
         "policies": plan.policies,
         "meshRanges": addresses::mesh_ranges(plan.ipv6),
         "stateDir": plan.folder.join("state"),

@@ -44,6 +44,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         root: true,
         ipv6,
         certificate_ttl_seconds: 90,
+        authority: "embedded".into(),
         policies: vec![PathBuf::from("/home/me/policies")],
         tools: Tools {
             ip: PathBuf::from("/sbin/ip"),

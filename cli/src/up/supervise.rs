@@ -211,7 +211,8 @@ impl Mesh {
     /// [`Self::take_down`] ends what has started.
     async fn start(&mut self) -> anyhow::Result<()> {
         let holders = self.make_network().await?;
-        self.progress.now("the control plane has not answered");
+        self.progress
+            .now("the control plane has not answered; its log says what it waits for");
         let control_plane = control_plane::start(&self.order.plan, &self.output).await?;
         self.control_plane.spawn(control_plane.keep(self.watch.clone()));
         self.start_replicas(&holders);

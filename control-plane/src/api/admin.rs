@@ -12,6 +12,7 @@ use watchword_proto::admin::{
 use super::status::{refusal_status, status};
 use crate::enrolment::{Enrolment, Refusal};
 use crate::store::Lineage;
+use crate::store::State;
 use crate::subscribers::{Subscriber, Subscribers};
 
 /// Answers people.
@@ -47,17 +48,12 @@ impl Admin for AdminApi {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let state = self
-            .enrolment
-            .records
-            .read()
-            .await
-            .map_err(|error| told_in_full(&error.into()))?;
+        let all = |state: &State| state.lineages.values().map(lineage).collect();
         Ok(Response::new(StatusResponse {
             trust_domain: self.trust_domain.to_string(),
             authority: self.enrolment.issuer.authority().name().to_owned(),
             epoch: self.epoch,
-            lineages: state.lineages.values().map(lineage).collect(),
+            lineages: self.enrolment.records.look(all),
             subscribers: self.subscribers.list().into_iter().map(subscriber).collect(),
         }))
     }

@@ -4,30 +4,41 @@ use std::sync::Arc;
 
 use tonic::{Code, Request, Response, Status};
 use watchword_identity::Svid;
-use watchword_proto::bundle_to_proto;
 use watchword_proto::control::attest_request::Evidence;
 use watchword_proto::control::{AttestRequest, Identity, IssueResponse, RenewRequest};
 
 use super::status::{authenticated, refusal_status, status};
 use crate::enrolment::{Enrolment, Refusal};
+use crate::snapshots::Snapshots;
 
 /// Issues X.509-SVIDs over gRPC.
 #[derive(Debug, Clone)]
 pub struct IdentityApi {
     enrolment: Arc<Enrolment>,
+    snapshots: Snapshots,
+    epoch: u64,
 }
 
 impl IdentityApi {
-    /// For callers who are to be enrolled here.
-    pub fn new(enrolment: Arc<Enrolment>) -> Self {
-        Self { enrolment }
+    /// For callers who are to be enrolled here; they get the bundle that is
+    /// told in this epoch.
+    pub fn new(enrolment: Arc<Enrolment>, snapshots: Snapshots, epoch: u64) -> Self {
+        Self {
+            enrolment,
+            snapshots,
+            epoch,
+        }
     }
 
     fn respond(&self, result: Result<Svid, Refusal>) -> Result<Response<IssueResponse>, Status> {
         let svid = result.map_err(|refusal| refusal_status(&refusal))?;
+        let view = self.snapshots.current();
+        let (bundle, bundle_version) = view.bundle();
         Ok(Response::new(IssueResponse {
             chain: svid.chain().iter().map(|certificate| certificate.to_vec()).collect(),
-            bundle: Some(bundle_to_proto(&self.enrolment.bundle())),
+            bundle: Some(bundle.clone()),
+            bundle_epoch: self.epoch,
+            bundle_version,
         }))
     }
 }

@@ -54,7 +54,7 @@ fn code(refusal: &Refusal) -> Code {
             | LineageError::OtherKeyPending(_)
             | LineageError::OtherId { .. } => Code::PermissionDenied,
         },
-        Refusal::Registry(_) => Code::PermissionDenied,
+        Refusal::Registry(_) | Refusal::Revoked(_) => Code::PermissionDenied,
         Refusal::Issue(error) => match error {
             IssueError::Authority(AuthorityError::Refused(_)) => Code::FailedPrecondition,
             IssueError::Authority(_) | IssueError::Timeout => Code::Unavailable,

@@ -114,13 +114,15 @@ impl TokenSecret {
 /// # Errors
 /// [`TokenError::TooMany`].
 pub fn create(state: &mut State, fresh: &FreshToken, id: &SpiffeId, now: SystemTime) -> Result<u64, TokenError> {
-    state.sweep(now);
+    if state.tokens.len() >= MAX_TOKENS {
+        state.sweep(now);
+    }
     if state.tokens.len() >= MAX_TOKENS {
         return Err(TokenError::TooMany);
     }
     let expires_at = unix_seconds(now + TOKEN_LIFETIME);
     state.tokens.insert(
-        hash(&*fresh.0),
+        hash(&*fresh.0).into(),
         Token {
             id: id.to_string(),
             expires_at,
@@ -164,7 +166,7 @@ pub enum Claim {
 pub fn look_up<'a>(state: &'a State, secret: &TokenSecret, now: SystemTime) -> Result<&'a Token, TokenError> {
     let token = state
         .tokens
-        .get(&secret.hash)
+        .get(secret.hash.as_str())
         .ok_or_else(|| TokenError::Unknown(secret.hint.clone()))?;
     if unix_seconds(now) >= token.expires_at {
         return Err(TokenError::Expired(token.id.clone()));
@@ -186,7 +188,7 @@ pub fn claim(state: &mut State, secret: &TokenSecret, csr: &Csr, now: SystemTime
     let key = csr.key_digest();
     let Some(used) = &token.used else {
         let used = TokenUse { key, lineage: None };
-        if let Some(token) = state.tokens.get_mut(&secret.hash) {
+        if let Some(token) = state.tokens.get_mut(secret.hash.as_str()) {
             token.used = Some(used);
         }
         return Ok(Claim::First);
@@ -207,7 +209,10 @@ pub fn claim(state: &mut State, secret: &TokenSecret, csr: &Csr, now: SystemTime
 /// # Errors
 /// [`TokenError::Unknown`] when it was forgotten meanwhile.
 pub fn settle(state: &mut State, secret: &TokenSecret, lineage: LineageKey, id: &SpiffeId) -> Result<(), TokenError> {
-    let used = state.tokens.get_mut(&secret.hash).and_then(|token| token.used.as_mut());
+    let used = state
+        .tokens
+        .get_mut(secret.hash.as_str())
+        .and_then(|token| token.used.as_mut());
     used.ok_or_else(|| TokenError::Unknown(id.to_string()))?.lineage = Some(lineage);
     Ok(())
 }

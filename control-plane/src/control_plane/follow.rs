@@ -36,12 +36,15 @@ fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded:
         return;
     }
     let same = mesh.certificate_ttl == first.certificate_ttl
+        && mesh.authority == first.authority
         && mesh.listen == first.listen
         && mesh.health_listen == first.health_listen
         && mesh.state_dir == first.state_dir
         && mesh.run_dir == first.run_dir;
     if !same {
-        tracing::warn!("certificates, folders and addresses of the mesh file are taken over by a restart only");
+        tracing::warn!(
+            "authority, certificates, folders and addresses of the mesh file are taken over by a restart only"
+        );
     }
     for warning in &policies.warnings {
         tracing::warn!(%warning, "a policy looks wrong");

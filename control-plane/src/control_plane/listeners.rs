@@ -1,5 +1,5 @@
 //! Everything that the control plane listens on, opened before anything is
-//! served.
+//! served; its health alone is shown sooner.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -22,19 +22,21 @@ pub(super) struct Listeners {
     pub(super) control: UnixListener,
     pub(super) admin: UnixListener,
     pub(super) tcp: Option<TcpListener>,
-    pub(super) health: Option<TcpListener>,
 }
 
 impl Listeners {
     pub(super) async fn open(mesh: &MeshFile, run_folder: &Path) -> Result<Self, RunError> {
-        let health = mesh.health_listen.or_else(|| mesh.listen.map(|_| DEFAULT_HEALTH));
         Ok(Self {
             control: bind_unix(&run_folder.join(CONTROL_SOCKET), CONTROL_SOCKET_MODE)?,
             admin: bind_unix(&run_folder.join(ADMIN_SOCKET), ADMIN_SOCKET_MODE)?,
             tcp: bind_tcp(mesh.listen).await?,
-            health: bind_tcp(health).await?,
         })
     }
+}
+
+/// Where health is shown, if it is.
+pub(super) async fn open_health(mesh: &MeshFile) -> Result<Option<TcpListener>, RunError> {
+    bind_tcp(mesh.health_listen.or_else(|| mesh.listen.map(|_| DEFAULT_HEALTH))).await
 }
 
 async fn bind_tcp(address: Option<SocketAddr>) -> Result<Option<TcpListener>, RunError> {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use watchword_daemon::{ManualClock, Metrics};
+use watchword_identity::Bundle;
 
 use super::*;
 use crate::authority::{Authority, AuthorityError, EmbeddedAuthority, SignRequest};
@@ -24,6 +25,7 @@ enum Mood {
 #[derive(Debug)]
 struct Moody {
     mood: Mutex<Mood>,
+    revoked: Mutex<Vec<String>>,
     inner: EmbeddedAuthority,
 }
 
@@ -56,6 +58,10 @@ impl Authority for Moody {
         self.inner.bundle()
     }
 
+    fn has_revoked(&self, serial: &str) -> bool {
+        self.revoked.lock().unwrap().iter().any(|revoked| revoked == serial)
+    }
+
     async fn maintain(&self, now: SystemTime) -> Result<(), AuthorityError> {
         self.inner.maintain(now).await
     }
@@ -68,13 +74,14 @@ struct Office {
 }
 
 impl Office {
-    fn new() -> Self {
+    async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let store = Arc::new(FileStore::open(&state).unwrap());
         let inner = EmbeddedAuthority::open(&state, &domain(), now()).unwrap();
         let authority = Arc::new(Moody {
             mood: Mutex::new(Mood::Signs),
+            revoked: Mutex::default(),
             inner,
         });
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(now()));
@@ -83,7 +90,7 @@ impl Office {
         let enrolment = Enrolment {
             registry: ArcSwap::from_pointee(Registry::new(&domain(), &[id("/web")])),
             issuer: Arc::new(Issuer::new(authority.clone(), ttl, Arc::clone(&clock), metrics.clone())),
-            records: Records::new(store),
+            records: Records::new(store).await.unwrap(),
             clock,
             metrics,
         };
@@ -112,7 +119,7 @@ const TROUBLE: [(Mood, &str); 4] = [
 
 #[tokio::test(start_paused = true)]
 async fn trouble_with_the_authority_costs_neither_token_nor_lineage() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let csr = request("/web", &key());
     for (mood, expected) in TROUBLE {
@@ -143,7 +150,7 @@ async fn trouble_with_the_authority_costs_neither_token_nor_lineage() {
 
 #[tokio::test]
 async fn one_caller_that_asks_twice_at_once_gets_one_certificate() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let csr = request("/web", &key());
     let (one, two) = tokio::join!(
@@ -158,12 +165,12 @@ async fn one_caller_that_asks_twice_at_once_gets_one_certificate() {
         office.enrolment.renew(next.der(), &svid)
     );
     assert_eq!(one.unwrap(), two.unwrap());
-    assert_eq!(office.enrolment.records.read().await.unwrap().lineages.len(), 1);
+    assert_eq!(office.enrolment.records.look(|state| state.lineages.len()), 1);
 }
 
 #[tokio::test]
 async fn of_two_keys_with_one_token_one_is_served() {
-    let office = Office::new();
+    let office = Office::new().await;
     let token = office.token().await;
     let (one, two) = (request("/web", &key()), request("/web", &key()));
     let (one, two) = tokio::join!(
@@ -175,7 +182,7 @@ async fn of_two_keys_with_one_token_one_is_served() {
 
 #[tokio::test]
 async fn an_id_that_is_taken_out_of_the_mesh_renews_and_subscribes_no_more() {
-    let office = Office::new();
+    let office = Office::new().await;
     let svid = office
         .enrolment
         .attest(request("/web", &key()).der(), &office.token().await)
@@ -193,4 +200,27 @@ async fn an_id_that_is_taken_out_of_the_mesh_renews_and_subscribes_no_more() {
         office.enrolment.admit(&svid).await.unwrap_err().label(),
         "id-not-registered"
     );
+}
+
+#[tokio::test]
+async fn what_the_authority_revoked_renews_and_subscribes_no_more_and_a_new_token_helps() {
+    let office = Office::new().await;
+    let attest = async || {
+        let token = office.token().await;
+        office
+            .enrolment
+            .attest(request("/web", &key()).der(), &token)
+            .await
+            .unwrap()
+    };
+    let (svid, other) = (attest().await, attest().await);
+    office.authority.revoked.lock().unwrap().push(svid.serial().to_owned());
+    let renew = async |svid: &Svid| office.enrolment.renew(request("/web", &key()).der(), svid).await;
+    assert_eq!(renew(&svid).await.unwrap_err().label(), "serial-revoked");
+    assert_eq!(
+        office.enrolment.admit(&svid).await.unwrap_err().label(),
+        "serial-revoked"
+    );
+    renew(&other).await.unwrap();
+    renew(&attest().await).await.unwrap();
 }

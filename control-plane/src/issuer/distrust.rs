@@ -38,6 +38,23 @@ pub enum Distrust {
     /// Peers would refuse it.
     #[error("peers would refuse it: {0}")]
     Verify(#[from] VerifyError),
+    /// It leads to no root that is trusted.
+    #[error(
+        "peers would refuse it: its chain ends at {last:?}, signed by {signer:?}, and the mesh trusts {roots:?} alone \
+         ({problem}). {remedy}"
+    )]
+    NoRoot {
+        /// The subject of the last certificate.
+        last: String,
+        /// Its issuer.
+        signer: String,
+        /// The subjects of the roots in force.
+        roots: Vec<String>,
+        /// The verifier's word for it.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A certificate of the chain can't be read.
     #[error("a certificate of the chain is malformed: {0}")]
     Malformed(String),
@@ -83,6 +100,7 @@ impl Distrust {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Verify(error) => error.label(),
+            Self::NoRoot { .. } => "untrusted-issuer",
             Self::Malformed(_) => "signed-malformed",
             Self::OtherId { .. } => "signed-other-id",
             Self::OtherKey => "signed-other-key",
@@ -107,7 +125,9 @@ pub fn distrust(
     expected: &Expectation<'_>,
     bundle: &Bundle,
 ) -> Result<Svid, Distrust> {
-    let svid = verify_chain(chain, bundle, Usage::Server, expected.now)?;
+    let last = chain.last().cloned();
+    let svid = verify_chain(chain, bundle, Usage::Server, expected.now)
+        .map_err(|error| explained(error, last.as_ref(), bundle, expected.id))?;
     svid.check_usage(Usage::Client).map_err(VerifyError::from)?;
     if svid.id() != expected.id {
         return Err(Distrust::OtherId {
@@ -127,6 +147,42 @@ pub fn distrust(
     }
     check_issuers(&svid, certificates, bundle)?;
     Ok(svid)
+}
+
+/// A chain that leads nowhere is the operator's to mend: which end is open,
+/// and where to close it.
+fn explained(
+    error: VerifyError,
+    last: Option<&CertificateDer<'static>>,
+    bundle: &Bundle,
+    expected: &SpiffeId,
+) -> Distrust {
+    let (VerifyError::UntrustedIssuer { problem, .. }, Some(Ok(last))) = (&error, last.map(parse)) else {
+        return error.into();
+    };
+    let roots = bundle.roots(expected.trust_domain()).iter();
+    let roots: Vec<String> = roots
+        .filter_map(|root| Some(parse(root.certificate()).ok()?.subject().to_string()))
+        .collect();
+    let (subject, signer) = (last.subject().to_string(), last.issuer().to_string());
+    let remedy = if subject == signer {
+        "That is a root: put its certificate into `rootFile`, beside the old one, if the mesh is to trust it"
+    } else if roots.contains(&signer) {
+        "A root has that name, but did not sign this one: put the root that did into `rootFile`, or import the right \
+         chain into Vault"
+    } else {
+        "If the signer is a root, put its certificate into `rootFile`. If it is an intermediate, Vault does not know \
+         it: import the whole chain without the root, by `vault write MOUNT/intermediate/set-signed \
+         certificate=@chain.pem` (issuing authority first), or `vault write MOUNT/issuers/import/cert \
+         pem_bundle=@intermediate.pem`"
+    };
+    Distrust::NoRoot {
+        last: subject,
+        signer,
+        roots,
+        problem: problem.clone(),
+        remedy,
+    }
 }
 
 fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), Distrust> {

@@ -10,7 +10,7 @@ use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node, Value};
 
 use super::agreement::{self, PlacedService};
-use super::{MeshFile, RegistryEntry, service, values};
+use super::{MeshFile, RegistryEntry, authority, service, values};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
 const KEYS: &[&str] = &[
@@ -87,6 +87,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         .required("trustDomain", "where the SPIFFE IDs lie, such as example.org", report)
         .and_then(|node| values::trust_domain(node, report));
     let certificate_ttl = read_ttl(&fields, report);
+    let authority = authority::read(&fields, base, paths, report);
     let policies = read_policies(&fields, base, paths, report);
     let services = fields
         .required("services", "what runs in the mesh, by name", report)
@@ -106,6 +107,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         name: name?,
         trust_domain: trust_domain?,
         certificate_ttl: certificate_ttl?,
+        authority: authority?,
         policies: policies?,
         services: collect_services(services?, paths),
         state_dir: state_dir?,
@@ -208,30 +210,10 @@ fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
     );
     let instead = "only what is a service of the mesh can be reached: use `deny`";
     choice(fields, "egressMode", &["deny", "audit", "allow"], instead, report);
-    report_authority(fields, report);
     let instead = "leave it out: only workloads of the mesh's own trust domain can call";
     empty_only(fields, "trustBundles", instead, report);
     let instead = "leave it out, and make what has to be reached a service of the mesh";
     empty_only(fields, "egress", instead, report);
-}
-
-fn report_authority(fields: &Fields<'_>, report: &mut Report) {
-    let Some(node) = fields.optional("authority") else {
-        return;
-    };
-    match &node.value {
-        Value::Text(text) if text == "embedded" => {}
-        Value::Mapping(_) => {
-            let known = node.fields("`authority`", &["vault"], report);
-            if let Some(at) = known.and_then(|fields| fields.place_of("vault")) {
-                report.error(
-                    at,
-                    "`vault` is not supported by this version yet: use `authority: embedded`",
-                );
-            }
-        }
-        _ => node.mismatch("`embedded`", report),
-    }
 }
 
 /// A key of which only the first choice is supported.

@@ -10,7 +10,7 @@ use proptest::prelude::{Strategy, proptest};
 use proptest::sample::select;
 use spiffe::SpiffeId;
 
-use super::{MeshFile, Protocol};
+use super::{AuthorityChoice, CertificateFiles, MeshFile, Protocol, VaultAuth, VaultSettings};
 
 const FULL: &str = "\
 name: shop
@@ -158,10 +158,6 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
     let services = "services: {}\n";
     let cases = [
         (
-            "authority: {vault: {addresses: []}}",
-            "2:13: error: `vault` is not supported by this version yet: use",
-        ),
-        (
             "mode: permissive",
             "2:7: error: `mode: permissive` is not supported by this version yet: every service",
         ),
@@ -185,7 +181,10 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
             "mode: lax",
             "2:7: error: expected `strict` or `permissive`, found \"lax\"",
         ),
-        ("authority: vault", "2:12: error: expected `embedded`, found \"vault\""),
+        (
+            "authority: vault",
+            "2:12: error: expected `embedded` or `{vault: …}`, found \"vault\"",
+        ),
         (
             "authority: {volt: {}}",
             "2:13: error: unknown key `volt` in `authority`: did you mean `vault`?",
@@ -530,4 +529,179 @@ proptest! {
         let _ = parse(&text);
         let _ = parse(&format!("{}{text}{}", &FULL[..cut], &FULL[cut..]));
     }
+}
+
+const VAULT: &str = "addresses: ['https://v.example:8200', 'https://[::1]'], caFile: ca.pem, mount: a/pki_int, role: mesh, \
+                     rootFile: /r.pem";
+
+/// `vault` as it is read; written, it is read as the same.
+fn vault(keys: &str) -> Box<VaultSettings> {
+    let read = |authority: &str| {
+        let text = format!("trustDomain: example.org\nservices: {{}}\nauthority: {authority}\n");
+        let mesh = MeshFile::parse("/m/mesh.yaml", &text, Path::new("/m"));
+        mesh.unwrap().authority
+    };
+    let found = read(&format!("{{vault: {{{VAULT}, {keys}}}}}"));
+    assert_eq!(read(&found.to_json().to_string()), found);
+    match found {
+        AuthorityChoice::Vault(settings) => settings,
+        AuthorityChoice::Embedded => panic!("{keys}"),
+    }
+}
+
+#[test]
+fn a_vault_is_read_with_its_paths() {
+    let settings = vault("namespace: org/team, auth: {tokenFile: t}");
+    let addresses: Vec<String> = settings.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["https://v.example:8200", "https://[::1]:443"]);
+    assert_eq!(settings.ca_file.as_deref(), Some(Path::new("/m/ca.pem")));
+    assert_eq!((settings.mount.as_str(), settings.role.as_str()), ("a/pki_int", "mesh"));
+    assert_eq!(settings.namespace.as_deref(), Some("org/team"));
+    assert_eq!(settings.root_file, Path::new("/r.pem"));
+    assert_eq!(settings.client_certificate, None);
+    let settings = vault("auth: {tokenFile: t}, certFile: c.pem, keyFile: /k.pem");
+    let shown = CertificateFiles {
+        certificate: "/m/c.pem".into(),
+        key: "/k.pem".into(),
+    };
+    assert_eq!(settings.client_certificate, Some(shown));
+}
+
+#[test]
+fn there_are_four_ways_to_log_in_to_a_vault() {
+    let kubernetes = |mount: &str, token_file: &str| VaultAuth::Kubernetes {
+        mount: mount.into(),
+        role: "mesh".into(),
+        token_file: token_file.into(),
+    };
+    let certificate = |mount: &str, role: Option<&str>| VaultAuth::Certificate {
+        mount: mount.into(),
+        role: role.map(str::to_owned),
+    };
+    let auths = [
+        ("{tokenFile: t}", VaultAuth::TokenFile("/m/t".into())),
+        (
+            "{appRole: {roleIdFile: r, secretIdFile: /s, secretIdWrapped: true}}",
+            VaultAuth::AppRole {
+                mount: "approle".into(),
+                role_id_file: "/m/r".into(),
+                secret_id_file: "/s".into(),
+                secret_id_wrapped: true,
+            },
+        ),
+        (
+            "{kubernetes: {role: mesh}}",
+            kubernetes("kubernetes", "/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        ),
+        (
+            "{kubernetes: {role: mesh, mount: k8s/eu, tokenFile: t}}",
+            kubernetes("k8s/eu", "/m/t"),
+        ),
+        ("{certificate: {}}", certificate("cert", None)),
+        (
+            "{certificate: {mount: a/cert, role: mesh}}",
+            certificate("a/cert", Some("mesh")),
+        ),
+    ];
+    for (text, auth) in auths {
+        let settings = vault(&format!("auth: {text}, certFile: c.pem, keyFile: /k.pem"));
+        assert_eq!(settings.auth, auth);
+    }
+}
+
+#[test]
+fn mistakes_in_a_vault_are_told_where_they_stand() {
+    let good_auth = "auth: {tokenFile: t}";
+    let cases = [
+        (
+            VAULT.to_owned(),
+            "2:20: error: `auth` is missing in `vault`: how to log in",
+        ),
+        (
+            format!("{VAULT}, auth: {{tokenFile: t, appRole: {{}}}}"),
+            "2:147: error: `auth` needs one way to log in",
+        ),
+        (
+            format!("addresses: [], role: r, rootFile: r, {good_auth}"),
+            "2:32: error: expected one to 16 addresses of Vault, found a list",
+        ),
+        (
+            format!("addresses: ['http://10.0.0.1'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: `http://10.0.0.1` would carry Vault's token in the clear: use https",
+        ),
+        (
+            format!("addresses: ['http://localhost'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: `http://localhost` would carry",
+        ),
+        (
+            format!("addresses: ['https://a/b'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: expected an address of Vault",
+        ),
+        (
+            format!("addresses: ['https://u:p@a'], role: r, rootFile: r, {good_auth}"),
+            "2:33: error: expected an address of Vault",
+        ),
+        (
+            format!("addresses: ['https://a'], role: r, rootFile: r, {good_auth}"),
+            "2:20: error: `caFile` is missing in `vault`",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: a/b, rootFile: r, {good_auth}"),
+            "2:61: error: expected a PKI role's name",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: r, mount: ../sys, rootFile: r, {good_auth}"),
+            "2:71: error: expected where a PKI engine is mounted",
+        ),
+        (
+            format!("addresses: ['http://[::1]:8200'], role: r, rootFile: r, skipVerify: true, {good_auth}"),
+            "2:77: error: unknown key `skipVerify` in `vault`",
+        ),
+    ];
+    told_where_they_stand(&cases);
+}
+
+fn told_where_they_stand(cases: &[(String, &str)]) {
+    for (vault, expected) in cases {
+        let found = error(&format!("authority: {{vault: {{{vault}}}}}\nservices: {{}}\n"));
+        assert!(found.starts_with(expected), "{found}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn mistakes_in_logins_to_a_vault_are_told_where_they_stand() {
+    let good_auth = "auth: {tokenFile: t}";
+    told_where_they_stand(&[
+        (
+            format!("{VAULT}, auth: {{kubernetes: {{tokenFile: t}}}}"),
+            "2:160: error: `role` is missing in `kubernetes`: the role of Vault's Kubernetes login",
+        ),
+        (
+            format!("{VAULT}, auth: {{kubernetes: {{role: a/b}}}}"),
+            "2:167: error: expected the name of a role of Vault's Kubernetes login",
+        ),
+        (
+            format!("{VAULT}, auth: {{certificate: {{}}}}"),
+            "2:148: error: `certificate` needs `certFile` and `keyFile` in `vault`: what to log in with",
+        ),
+        (
+            format!("{VAULT}, auth: {{certificate: {{certFile: c}}}}, certFile: c, keyFile: k"),
+            "2:162: error: unknown key `certFile` in `certificate`",
+        ),
+        (
+            format!("{VAULT}, certFile: c, {good_auth}"),
+            "2:151: error: `certFile` needs `keyFile` beside it",
+        ),
+        (
+            format!("{VAULT}, keyFile: k, {good_auth}"),
+            "2:150: error: `keyFile` needs `certFile` beside it",
+        ),
+        (
+            format!(
+                "addresses: ['https://a', 'http://[::1]:82'], caFile: a, role: r, rootFile: r, certFile: c, keyFile: k, \
+                 {good_auth}"
+            ),
+            "2:99: error: `certFile` is shown in TLS only, and `http://[::1]:82` has none: use https",
+        ),
+    ]);
 }

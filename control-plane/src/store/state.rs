@@ -2,10 +2,12 @@
 //! `crate::attest`; this is their shape, and what time takes away.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::tracked::TrackedMap;
 use super::unix_seconds;
 use crate::issuer::KeyDigest;
 
@@ -14,17 +16,32 @@ use crate::issuer::KeyDigest;
 const REMEMBER_TOKENS: u64 = 24 * 3600;
 
 /// Everything that is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Grows at each start.
     pub epoch: u64,
     /// By the hash of the token's secret, lower-case hexadecimal.
-    pub tokens: BTreeMap<String, Token>,
+    pub tokens: TrackedMap<Arc<str>, Token>,
     /// By number.
-    pub lineages: BTreeMap<LineageKey, Lineage>,
+    pub lineages: TrackedMap<LineageKey, Lineage>,
     /// The number that the next lineage gets.
     pub next_lineage: LineageKey,
+    /// Epoch and next lineage when it was settled.
+    settled: (u64, LineageKey),
+}
+
+/// What makes one state of another: keys with their new values, or without
+/// one when they are gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The new epoch.
+    pub epoch: u64,
+    /// The number that the next lineage gets.
+    pub next_lineage: LineageKey,
+    /// Tokens.
+    pub tokens: Vec<(Arc<str>, Option<Token>)>,
+    /// Lineages.
+    pub lineages: Vec<(LineageKey, Option<Lineage>)>,
 }
 
 /// Names a lineage.
@@ -84,23 +101,83 @@ pub struct IssuedSvid {
 }
 
 impl State {
+    /// As it was kept.
+    pub fn kept(
+        epoch: u64,
+        next_lineage: LineageKey,
+        tokens: TrackedMap<Arc<str>, Token>,
+        lineages: TrackedMap<LineageKey, Lineage>,
+    ) -> Self {
+        Self {
+            epoch,
+            tokens,
+            lineages,
+            next_lineage,
+            settled: (epoch, next_lineage),
+        }
+    }
+
+    /// What was changed since it was settled; nothing when nothing was.
+    pub fn changes(&self) -> Option<Changes> {
+        let changes = Changes {
+            epoch: self.epoch,
+            next_lineage: self.next_lineage,
+            tokens: self
+                .tokens
+                .changes()
+                .map(|(key, token)| (Arc::clone(key), token.cloned()))
+                .collect(),
+            lineages: self
+                .lineages
+                .changes()
+                .map(|(key, lineage)| (*key, lineage.cloned()))
+                .collect(),
+        };
+        let is_changed = (self.epoch, self.next_lineage) != self.settled
+            || !changes.tokens.is_empty()
+            || !changes.lineages.is_empty();
+        is_changed.then_some(changes)
+    }
+
+    /// From here on changes count.
+    pub fn settle(&mut self) {
+        self.tokens.settle();
+        self.lineages.settle();
+        self.settled = (self.epoch, self.next_lineage);
+    }
+
+    /// Takes back what was changed since it was settled.
+    pub fn undo(&mut self) {
+        self.tokens.undo();
+        self.lineages.undo();
+        (self.epoch, self.next_lineage) = self.settled;
+    }
+
     /// Forgets what time has made meaningless.
     pub fn sweep(&mut self, now: SystemTime) {
         let now = unix_seconds(now);
         self.tokens
-            .retain(|_, token| now <= token.expires_at.saturating_add(REMEMBER_TOKENS));
-        for lineage in self.lineages.values_mut() {
-            lineage.retired.retain(|_, not_after| now <= *not_after);
+            .remove_if(|token| now > token.expires_at.saturating_add(REMEMBER_TOKENS));
+        let has_late = |lineage: &Lineage| lineage.retired.values().any(|not_after| now > *not_after);
+        let late: Vec<LineageKey> = self
+            .lineages
+            .iter()
+            .filter(|(_, lineage)| has_late(lineage))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in late {
+            if let Some(lineage) = self.lineages.get_mut(&key) {
+                lineage.retired.retain(|_, not_after| now <= *not_after);
+            }
         }
-        self.lineages.retain(|_, lineage| !lineage.is_over(now));
+        self.lineages.remove_if(|lineage| lineage.is_over(now));
     }
 
     /// The lineage that a serial belongs to, whatever its place in it.
     pub fn lineage_of(&mut self, serial: &str) -> Option<(LineageKey, &mut Lineage)> {
-        self.lineages
-            .iter_mut()
-            .find(|(_, lineage)| lineage.knows(serial))
-            .map(|(key, lineage)| (*key, lineage))
+        let (key, _) = self.lineages.iter().find(|(_, lineage)| lineage.knows(serial))?;
+        let key = *key;
+        Some((key, self.lineages.get_mut(&key)?))
     }
 }
 

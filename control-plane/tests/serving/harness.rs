@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
-use watchword_control_plane::mesh_file::MeshFile;
+use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::{ControlPlane, Process, RunError};
-use watchword_daemon::{Clock, ManualClock, Metrics, Readiness, Shutdown};
+use watchword_daemon::{Clock, ManualClock, Metrics, Readiness, Shutdown, SystemClock};
 use watchword_identity::{Bundle, SpiffeId, Svid, TrustDomain};
 use watchword_mtls::{ControlClient, Credentials, Now};
 use watchword_policy::Policy;
@@ -47,6 +47,8 @@ pub(crate) fn id(path: &str) -> SpiffeId {
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     pub(crate) clock: Arc<ManualClock>,
+    /// One that has a clock of its own: then the machine's counts.
+    elsewhere: Option<AuthorityChoice>,
 }
 
 impl Place {
@@ -55,6 +57,15 @@ impl Place {
         Self {
             folder: tempfile::tempdir().unwrap(),
             clock: Arc::new(ManualClock::new(moment)),
+            elsewhere: None,
+        }
+    }
+
+    #[allow(dead_code, reason = "for tests/vault_roots.rs")]
+    pub(crate) fn with_authority(authority: AuthorityChoice) -> Self {
+        Self {
+            elsewhere: Some(authority),
+            ..Self::new()
         }
     }
 
@@ -66,6 +77,9 @@ impl Place {
         let mut mesh = MeshFile::parse("mesh.yaml", MESH, Path::new("/")).unwrap();
         mesh.state_dir = Some(self.folder.path().join("state"));
         mesh.run_dir = Some(self.run_folder());
+        if let Some(authority) = &self.elsewhere {
+            mesh.authority = authority.clone();
+        }
         // Any free ports, which a file can't ask for.
         mesh.listen = Some(([127, 0, 0, 1], 0).into());
         mesh.health_listen = Some(([127, 0, 0, 1], 0).into());
@@ -73,7 +87,10 @@ impl Place {
     }
 
     pub(crate) async fn start(&self, policies: Vec<Policy>) -> Result<Plane, RunError> {
-        let clock: Arc<dyn Clock> = self.clock.clone();
+        let clock: Arc<dyn Clock> = match self.elsewhere {
+            Some(_) => Arc::new(SystemClock),
+            None => self.clock.clone(),
+        };
         let process = Process {
             clock: Arc::clone(&clock),
             metrics: Metrics::new().unwrap(),
@@ -249,6 +266,14 @@ pub(crate) struct Workload {
     pub(crate) credentials: Credentials,
 }
 
+impl Workload {
+    /// Whom it trusts.
+    #[allow(dead_code, reason = "for tests/vault_roots.rs")]
+    pub(crate) fn bundle(&self) -> Bundle {
+        self.credentials.current().unwrap().bundle().as_ref().clone()
+    }
+}
+
 /// The proxy's end of a Discovery stream.
 pub(crate) struct Subscriber {
     pub(crate) answers: mpsc::Sender<SubscribeRequest>,
@@ -272,7 +297,9 @@ impl Subscriber {
     }
 
     pub(crate) async fn next(&mut self) -> SnapshotUpdate {
-        self.updates.message().await.unwrap().unwrap()
+        let update = tokio::time::timeout(Duration::from_secs(60), self.updates.message());
+        // Far above what it takes.
+        update.await.unwrap().unwrap().unwrap()
     }
 
     /// How the stream ends.

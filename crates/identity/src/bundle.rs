@@ -113,7 +113,8 @@ impl Bundle {
     pub fn from_pem(domain: TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
         let roots = CertificateDer::pem_slice_iter(pem)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| BundleError::Malformed(error.to_string()))?;
+            // The parser quotes the lines that it does not understand: a key's perhaps.
+            .map_err(|_| BundleError::Malformed("no certificates in PEM".into()))?;
         Self::new(domain, roots)
     }
 

@@ -22,18 +22,19 @@ pub fn renew_at(received: SystemTime, not_after: SystemTime, draw: f64) -> Syste
 }
 
 /// How long to wait after the `failures`th failure in a row (the first is 1)
-/// with `left` of the certificate's life: doubling from a second, jittered by
-/// `draw` (0 to 1) to half as much, at most 150 s and an eighth of what is left.
+/// with `left` of the certificate's life: doubling from a second, at most 150 s
+/// and an eighth of what is left, then jittered by `draw` (0 to 1) down to half
+/// of that: after many failures, too, a fleet must not come back as one.
 pub fn pause_after(failures: u32, left: Duration, draw: f64) -> Duration {
     let doubled = Duration::from_secs(1).saturating_mul(1 << failures.saturating_sub(1).min(10));
-    let jittered = doubled.mul_f64(0.5 + 0.5 * draw.clamp(0.0, 1.0));
     // An expired certificate leaves nothing to take an eighth of.
     let longest = if left.is_zero() {
         LONGEST_PAUSE
     } else {
         LONGEST_PAUSE.min(left / 8)
     };
-    jittered.min(longest).max(SHORTEST_PAUSE)
+    let jittered = doubled.min(longest).mul_f64(0.5 + 0.5 * draw.clamp(0.0, 1.0));
+    jittered.max(SHORTEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -66,6 +67,32 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 150, 150]);
         assert_eq!(pause_after(9, Duration::from_secs(8), 1.0), Duration::from_secs(1));
         assert_eq!(pause_after(20, Duration::ZERO, 1.0), LONGEST_PAUSE);
+    }
+
+    /// Proxies that all failed at the same moments, `attempts` times, and when
+    /// each tries next, counted in a hundred equal parts of the longest pause.
+    fn crowd_of_the_busiest_part(attempts: u32, lifetime: Duration) -> usize {
+        const PROXIES: usize = 10_000;
+        let mut draws = fastrand::Rng::with_seed(7);
+        let mut parts = [0; 100];
+        for _ in 0..PROXIES {
+            let pause = pause_after(attempts, lifetime, draws.f64());
+            let share = pause.as_secs_f64() / LONGEST_PAUSE.min(lifetime / 8).as_secs_f64();
+            parts[((share * 100.0) as usize).min(99)] += 1;
+        }
+        parts.into_iter().max().unwrap_or_default()
+    }
+
+    /// Otherwise an authority that comes back would be overrun at once.
+    #[test]
+    fn renewals_after_an_outage_are_spread() {
+        for attempts in [8, 9, 20] {
+            let most = crowd_of_the_busiest_part(attempts, Duration::from_secs(3600));
+            assert!(most < 300, "{most} of 10,000 at once after {attempts} attempts");
+        }
+        // A short lifetime caps pauses, too.
+        let most = crowd_of_the_busiest_part(20, Duration::from_secs(80));
+        assert!(most < 300, "{most} of 10,000 at once");
     }
 
     proptest! {

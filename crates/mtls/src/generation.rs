@@ -171,7 +171,7 @@ pub(crate) fn anonymous_control_client(bundle: Bundle, now: Now) -> Result<Arc<C
 }
 
 /// aws-lc-rs, with X25519MLKEM768 offered first (feature prefer-post-quantum).
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }

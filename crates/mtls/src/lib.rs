@@ -1,8 +1,8 @@
 //! Mutual TLS by SPIFFE identity: the one place that configures rustls.
 //!
 //! Invariants:
-//! - TLS 1.3 only, no resumption, no tickets, no 0-RTT, no SNI: each
-//!   connection proves both identities with today's certificates.
+//! - TLS 1.3 only, no resumption, no tickets, no 0-RTT, and within the mesh no
+//!   SNI: each connection proves both identities with today's certificates.
 //! - Authentication happens in the verifier; who may call whom is decided by
 //!   others after the handshake, so that a denial can be logged and answered.
 //! - Configurations are built once per generation, never per handshake, and a
@@ -13,12 +13,14 @@ mod control;
 mod credentials;
 mod generation;
 mod handshake;
+mod outside;
 mod verify;
 
 pub use control::{ControlClient, accept_control};
 pub use credentials::Credentials;
 pub use generation::{Generation, PublishError, TUNNEL_ALPN};
 pub use handshake::{HandshakeError, Peer, TlsStream, accept_tunnel, connect_tunnel};
+pub use outside::{OutsideClient, OutsideError, ShownCertificate, check_host};
 pub use verify::{Now, VerifyError, verify_chain};
 
 #[cfg(test)]

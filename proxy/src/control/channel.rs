@@ -15,8 +15,8 @@ use watchword_mtls::{ControlClient, HandshakeError, TlsStream};
 use crate::config::ControlAddress;
 use crate::dial::Dialler;
 
-/// For connecting, and for each call's answer to begin.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// For connecting, and for a call's answer to begin where nothing is signed.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// A silent control plane is noticed after two of these.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Snapshots of large meshes.
@@ -52,8 +52,13 @@ impl ControlPlane {
         self.id.trust_domain().clone()
     }
 
-    /// A new connection, authenticated as `client`.
-    pub(crate) async fn connect(&self, client: ControlClient) -> Result<Channel, tonic::transport::Error> {
+    /// A new connection, authenticated as `client`, on which calls are answered
+    /// within so long.
+    pub(crate) async fn connect(
+        &self,
+        client: ControlClient,
+        answers_within: Duration,
+    ) -> Result<Channel, tonic::transport::Error> {
         let this = self.clone();
         let connector = tower::service_fn(move |_: Uri| {
             let (this, client) = (this.clone(), client.clone());
@@ -62,7 +67,7 @@ impl ControlPlane {
         // The address is the connector's business; this only fills :authority.
         Endpoint::from_static("http://control-plane")
             .connect_timeout(CALL_DEADLINE)
-            .timeout(CALL_DEADLINE)
+            .timeout(answers_within)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)

@@ -16,7 +16,8 @@ use watchword_proto::control::{
 use watchword_proto::directory::Directory;
 use watchword_proto::{POLICY_SCHEMA, bundle_from_proto, policies_from_proto};
 
-use super::channel::{ControlPlane, MAX_MESSAGE, explain};
+use super::bundles::{Bundles, Number};
+use super::channel::{CALL_DEADLINE, ControlPlane, MAX_MESSAGE, explain};
 use crate::directory::DirectoryIndex;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
@@ -28,6 +29,7 @@ const ANSWERS: usize = 16;
 pub(crate) struct Follower {
     pub(crate) control_plane: ControlPlane,
     pub(crate) credentials: Credentials,
+    pub(crate) bundles: Bundles,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) telemetry: Telemetry,
@@ -75,7 +77,7 @@ impl Follower {
         let serial = self.serial();
         let channel = self
             .control_plane
-            .connect(client)
+            .connect(client, CALL_DEADLINE)
             .await
             .map_err(|error| explain(&error))?;
         if self.serial() != serial {
@@ -133,7 +135,7 @@ impl Follower {
         let kind = kind(resource.as_ref());
         let result = self
             .not_older(kind, (epoch, version), seen)
-            .and_then(|()| self.apply(resource));
+            .and_then(|()| self.apply((epoch, version), resource));
         match result {
             Ok(()) => {
                 seen.insert(kind, (epoch, version));
@@ -166,19 +168,11 @@ impl Follower {
         }
     }
 
-    fn apply(&self, resource: Option<Resource>) -> Result<(), String> {
+    fn apply(&self, number: Number, resource: Option<Resource>) -> Result<(), String> {
         match resource {
             Some(Resource::Bundle(bundle)) => {
                 let bundle = bundle_from_proto(bundle).map_err(|error| error.to_string())?;
-                let current = self.credentials.current();
-                if current.is_some_and(|current| **current.bundle() == bundle) {
-                    return Ok(());
-                }
-                let generation = self
-                    .credentials
-                    .publish_bundle(bundle)
-                    .map_err(|error| error.to_string())?;
-                tracing::info!(generation, "new trust bundle");
+                self.bundles.pushed(number, bundle).map_err(|error| error.to_string())?;
             }
             Some(Resource::Policies(policies)) => {
                 let policies = policies_from_proto(policies).map_err(|error| error.to_string())?;

@@ -22,13 +22,15 @@ impl Fixture {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let readiness = Readiness::default();
         let now = Arc::clone(&clock);
+        let credentials = Credentials::new(Now::new(move || now.now()));
         let follower = Follower {
             control_plane: ControlPlane::new(
                 ControlAddress::Unix(PathBuf::from("nowhere")),
                 SpiffeId::new("spiffe://example.org/watchword/control-plane").unwrap(),
                 Dialler::without_trial(),
             ),
-            credentials: Credentials::new(Now::new(move || now.now())),
+            bundles: Bundles::new(credentials.clone()),
+            credentials,
             snapshots: Arc::new(Snapshots::new()),
             clock,
             telemetry: Telemetry::new(&Metrics::new().unwrap().meter()),

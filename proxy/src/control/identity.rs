@@ -15,9 +15,16 @@ use watchword_mtls::{ControlClient, Credentials, PublishError};
 use watchword_proto::control::{AttestRequest, IdentityClient, IssueResponse, RenewRequest, attest_request};
 use watchword_proto::{InvalidMessage, bundle_from_proto};
 
+use super::bundles::Bundles;
 use super::channel::{ControlPlane, explain};
 use super::token::{TokenError, TokenSource};
 use crate::connection::Connections;
+
+/// For an answer: longer than the control plane gives itself (22 s), which
+/// withholds certificates of a new root until proxies know it. To give up
+/// before would lose what was signed. A control plane that is gone is noticed
+/// sooner, by keepalives.
+const ISSUE_DEADLINE: Duration = Duration::from_secs(25);
 
 /// Why there is no new certificate this time.
 #[derive(Debug, Error)]
@@ -101,6 +108,7 @@ pub(crate) struct IdentityKeeper {
     pub(crate) bundle_file: PathBuf,
     pub(crate) token: TokenSource,
     pub(crate) credentials: Credentials,
+    pub(crate) bundles: Bundles,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
     pub(crate) blocker: Blocker,
@@ -239,7 +247,7 @@ impl IdentityKeeper {
     ) -> Result<IdentityClient<tonic::transport::Channel>, ObtainError> {
         let channel = self
             .control_plane
-            .connect(client)
+            .connect(client, ISSUE_DEADLINE)
             .await
             .map_err(|error| ObtainError::Reach(explain(&error)))?;
         Ok(IdentityClient::new(channel).max_decoding_message_size(1024 * 1024))
@@ -269,9 +277,10 @@ impl IdentityKeeper {
         let bundle = response
             .bundle
             .ok_or_else(|| ObtainError::Answer("it has no bundle".into()))?;
+        let number = (response.bundle_epoch, response.bundle_version);
         let generation = self
-            .credentials
-            .publish(&svid, &request.key, bundle_from_proto(bundle)?)?;
+            .bundles
+            .with_certificate(&svid, &request.key, number, bundle_from_proto(bundle)?)?;
         self.connections.set_own_id(svid.id().to_string());
         self.connections.telemetry().identity(generation, svid.not_after());
         tracing::info!(id = %svid.id(), serial = svid.serial(), generation, "new certificate");

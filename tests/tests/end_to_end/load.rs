@@ -48,8 +48,9 @@ if socket.gethostname() == "deaf-2":
 asyncio.run(main())
 "#;
 
-/// `short COUNT|SECONDSs THREADS`: connections with one question each, closed
-/// by the client first. `keep SECONDS`: one connection with many. `flow BYTES
+/// `short COUNT|SECONDSs|- THREADS`: connections with one question each, closed
+/// by the client first; with `-` until standard input ends, and with a pause
+/// after each. `keep SECONDS`: one connection with many. `flow BYTES
 /// SECONDS`: one download.
 const CLIENT: &str = r#"
 import collections, hashlib, json, socket, sys, threading, time
@@ -106,6 +107,10 @@ if what == "short":
     if sys.argv[4].endswith("s"):
         until = time.monotonic() + float(sys.argv[4][:-1])
         left = lambda: time.monotonic() < until
+    elif sys.argv[4] == "-":
+        told = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
+        left = lambda: not told.wait(0.02)
     else:
         budget = iter(range(int(sys.argv[4])))
         def left():
@@ -174,6 +179,14 @@ impl Load {
         command.extend(words);
         let mut exec = mesh.exec_command("web", &command).unwrap();
         Self(exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// As `web`, to `host`, by so many threads, until its result is asked for.
+    pub(crate) fn until_asked(mesh: &Mesh, host: &str, threads: &str) -> Self {
+        let command = ["python3", "-c", CLIENT, host, "9000", "short", "-", threads];
+        let mut exec = mesh.exec_command("web", &command).unwrap();
+        exec.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(exec.spawn().unwrap())
     }
 
     /// Its result, once it has ended.

@@ -11,7 +11,7 @@ use crate::apps::{curl, mesh};
 
 /// TLS to ADDRESS:PORT with or without a certificate and a name for ALPN;
 /// prints what came of it.
-const TLS_CLIENT: &str = r#"
+pub(crate) const TLS_CLIENT: &str = r#"
 import socket, ssl, sys
 address, port, alpn, certificate = sys.argv[1:5]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use watchword_tests::{Mesh, wait_until};
+use watchword_tests::{Mesh, Vault, wait_until};
 
 use crate::dialling::{DATABASE, write_database};
 use crate::load::{Load, mesh_file, mesh_file_with, metric};
+use crate::vault::{app_role, assert_signed_once, issued};
 
 const HANDSHAKES: &str = "watchword_tunnel_handshakes_total";
 
@@ -54,7 +55,7 @@ fn a_sidecar_that_is_restarted_in_order_under_load_loses_nothing() {
     .unwrap();
 }
 
-fn generation(mesh: &Mesh, replica: &str) -> u64 {
+pub(crate) fn generation(mesh: &Mesh, replica: &str) -> u64 {
     let status = mesh.status().unwrap();
     let replicas = status["replicas"].as_array().unwrap().clone();
     let found = replicas.iter().find(|found| found["replica"] == replica).unwrap();
@@ -122,7 +123,19 @@ fn complaint_of(finished: &std::process::Output) -> String {
 
 #[test]
 fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for_a_while() {
-    let file = mesh_file_with("certificates: {ttl: 4s}", 2, DATABASE);
+    twenty_rotations_lose_nothing("");
+}
+
+#[test]
+fn twenty_rotations_under_load_lose_nothing_when_vault_signs() {
+    let vault = Vault::start().unwrap();
+    let mesh = twenty_rotations_lose_nothing(&vault.authority(&app_role(&vault)));
+    assert_signed_once(&vault, &mesh);
+    assert!(issued(&mesh).len() > 100);
+}
+
+fn twenty_rotations_lose_nothing(authority: &str) -> Mesh {
+    let file = mesh_file_with(&format!("certificates: {{ttl: 4s}}\n{authority}"), 2, DATABASE);
     write_database(&file);
     let mesh = file.up().unwrap();
     let before = [generation(&mesh, "web-1"), generation(&mesh, "orders-1")];
@@ -147,6 +160,7 @@ fn twenty_rotations_under_load_lose_nothing_though_the_control_plane_is_away_for
         after[0] >= before[0] + 20 && after[1] >= before[1] + 20,
         "{before:?} to {after:?}"
     );
+    mesh
 }
 
 /// Otherwise they would wait for a handshake that never comes.

@@ -270,3 +270,18 @@ fn its_debug_form_shows_no_key() {
     let shown = format!("{:?}", place.open_at(now()).unwrap());
     assert!(shown.len() < 300 && !shown.contains("KEY"), "{shown}");
 }
+
+#[test]
+fn a_broken_key_is_not_quoted() {
+    let place = Place::new();
+    place.open_at(now()).unwrap();
+    let file = place.file(INTERMEDIATE);
+    let good = std::fs::read_to_string(&file).unwrap();
+    // The first two lines of the key as one, which a parser of PEM quotes as a list of numbers.
+    let broken = good.replacen("BEGIN PRIVATE KEY-----\n", "BEGIN PRIVATE KEY", 1);
+    assert_ne!(broken, good);
+    std::fs::write(&file, broken).unwrap();
+    let error = place.refuses();
+    assert!(error.contains("not the PEM that was written there"), "{error}");
+    assert!(!error.contains("66, 69, 71, 73, 78"), "{error}");
+}

@@ -1,0 +1,92 @@
+//! A mesh whose certificates a real Vault signs.
+
+use std::fs;
+
+use crate::apps::{curl, mesh_file_with};
+use watchword_tests::{Administrator, Mesh, Vault, keys, wait_until};
+
+/// Of all lines of the log that say so.
+pub(crate) fn issued(mesh: &Mesh) -> Vec<String> {
+    let text = mesh.output().text();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("issued") && line.contains("serial="));
+    lines
+        .filter_map(|line| line.split("serial=").nth(1)?.split_whitespace().next())
+        .map(|serial| serial.trim_matches('"').to_owned())
+        .collect()
+}
+
+/// The mesh file's `auth`, with the files of a new AppRole.
+pub(crate) fn app_role(vault: &Administrator) -> String {
+    let (role_id, secret_id) = vault.app_role(&[]).unwrap();
+    format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    )
+}
+
+/// Every leaf that the mesh issued stands in Vault's audit log, once.
+pub(crate) fn assert_signed_once(vault: &Administrator, mesh: &Mesh) {
+    // In this order: Vault signs before the mesh tells it.
+    let issued = issued(mesh);
+    let signed = vault.signed().unwrap();
+    for serial in &issued {
+        assert_eq!(signed.iter().filter(|found| *found == serial).count(), 1, "{serial}");
+    }
+}
+
+#[test]
+fn vault_signs_every_leaf_and_may_be_sealed_for_a_while() {
+    let vault = Vault::start().unwrap();
+    // The mesh asks for an hour, which it is told about.
+    vault.role("mesh", &["max_ttl=20s"]).unwrap();
+    let (role_id, secret_id) = vault.app_role(&[]).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    );
+    let mesh = mesh_file_with(&vault.authority(&auth)).up().unwrap();
+    let call = || mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    call();
+    mesh.output()
+        .wait_for("why certificates are short", |line| {
+            line.contains("Vault shortens certificates") && line.contains("asked_s=3600")
+        })
+        .unwrap();
+    // Not by `wait_for`, which holds the log that `issued` reads.
+    wait_until("a renewal", || issued(&mesh).len() > 5).unwrap();
+
+    vault.seal().unwrap();
+    mesh.output()
+        .wait_for("a renewal that fails", |line| {
+            line.contains("not issued") && line.contains("503: Vault is sealed")
+        })
+        .unwrap();
+    call();
+    vault.unseal().unwrap();
+    let before = issued(&mesh).len();
+    wait_until("renewals after the unsealing", || {
+        call();
+        issued(&mesh).len() > before + 4
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", mesh.output().text()));
+
+    assert_signed_once(&vault, &mesh);
+    let found = keys::files_below(&mesh.run_folder().unwrap()).unwrap();
+    assert!(found.len() > 3, "{found:?}");
+    let secrets = [&role_id, &secret_id].map(|file| fs::read_to_string(file).unwrap().trim().to_owned());
+    for file in found {
+        let bytes = fs::read(&file).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            !secrets.iter().any(|secret| text.contains(secret)),
+            "{}",
+            file.display()
+        );
+    }
+    let log = mesh.output().text();
+    assert!(!log.contains("hvs.") && !secrets.iter().any(|secret| log.contains(secret)));
+}
