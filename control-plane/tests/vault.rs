@@ -17,7 +17,8 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use watchword_control_plane::authority::VaultAuthority;
-use watchword_control_plane::issuer::{Csr, Distrust, Expectation, IssueError, Issuer, distrust};
+use watchword_control_plane::csr::Csr;
+use watchword_control_plane::issuer::{Distrust, Expectation, IssueError, Issuer, distrust};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
 use watchword_daemon::{Clock, ManualClock, Metrics, SystemClock};
