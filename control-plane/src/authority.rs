@@ -18,7 +18,7 @@ use watchword_identity::{Bundle, SpiffeId};
 pub use embedded::{EmbeddedAuthority, EmbeddedError};
 pub use vault::{RootFile, VaultAuthority, VaultError};
 
-use crate::issuer::Csr;
+use crate::csr::Csr;
 
 /// What is to be signed.
 #[derive(Debug, Clone, Copy)]

@@ -1,22 +1,51 @@
 //! One file that is looked at through every link, and read when it has
 //! changed and stands still.
 //!
-//! Invariants: as `crate::mesh_watch`: what moves is waited for, at most ten
-//! looks in a row; what moved while it was read is read again. Nothing is lost
-//! when a wait is dropped. Knows not what is in the file.
+//! Invariants: nothing is lost when a wait is dropped. Knows not what is in the
+//! file.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::mesh_watch::{LOOK_AGAIN, MAX_MOVES, STANDS_STILL, Seen, see};
+use crate::stillness::Stillness;
+
+/// What one look shows under a name, links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Nothing,
+    /// Its times change with every file that comes and goes in it, those that
+    /// nobody reads among them; its files are looked at one by one.
+    Folder,
+    File {
+        device: u64,
+        inode: u64,
+        size: u64,
+        /// Of the last change of any kind, seconds and nanoseconds: unlike the
+        /// time of the content it can't be set back, and it shows changed rights.
+        changed: (i64, i64),
+    },
+}
+
+/// Looks at what is there now.
+pub(crate) fn see(path: &Path) -> Seen {
+    match fs::metadata(path) {
+        Err(_) => Seen::Nothing,
+        Ok(found) if found.is_dir() => Seen::Folder,
+        Ok(found) => Seen::File {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        },
+    }
+}
 
 /// Looks for changes of one file.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     path: PathBuf,
-    seen: Seen,
-    /// What was seen is also what was read.
-    settled: bool,
-    moves: u32,
+    stillness: Stillness<Seen>,
 }
 
 impl FileWatch {
@@ -24,49 +53,29 @@ impl FileWatch {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
-            seen: Seen::Nothing,
-            settled: false,
-            moves: 0,
+            stillness: Stillness::new(Seen::Nothing),
         }
     }
 
     /// Waits for a change, and reads.
     pub(crate) async fn changed<T: Send + 'static>(&mut self, read: impl Fn() -> T + Clone + Send + 'static) -> T {
         loop {
-            let pause = if self.settled { LOOK_AGAIN } else { STANDS_STILL };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(self.stillness.pause()).await;
             let path = self.path.clone();
             // A file system may take its time.
             let Ok(looked) = tokio::task::spawn_blocking(move || see(&path)).await else {
                 continue;
             };
-            if !self.stands_still(looked) {
+            if !self.stillness.is_worth_reading(looked) {
                 continue;
             }
             let (path, read) = (self.path.clone(), read.clone());
             let Ok((outcome, seen)) = tokio::task::spawn_blocking(move || (read(), see(&path))).await else {
                 continue;
             };
-            if seen != self.seen && self.moves < MAX_MOVES {
-                self.moves += 1;
-                self.seen = seen;
-                continue;
+            if self.stillness.counts(seen, true) {
+                return outcome;
             }
-            self.seen = seen;
-            self.settled = true;
-            self.moves = 0;
-            return outcome;
         }
-    }
-
-    /// Whether it is time to read.
-    fn stands_still(&mut self, looked: Seen) -> bool {
-        if looked == self.seen {
-            return !self.settled;
-        }
-        self.seen = looked;
-        self.settled = false;
-        self.moves += 1;
-        self.moves >= MAX_MOVES
     }
 }

@@ -4,7 +4,6 @@
 //! Invariants: nothing leaves here that peers would refuse, or that grants
 //! more than was decided. Who may have which ID is decided elsewhere.
 
-mod csr;
 mod distrust;
 mod new_roots;
 
@@ -15,11 +14,11 @@ use thiserror::Error;
 use watchword_daemon::Clock;
 use watchword_identity::{Bundle, SpiffeId, Svid};
 
-pub use csr::{Csr, CsrError, KeyDigest, MAX_CSR_BYTES};
 pub use distrust::{Distrust, Expectation, distrust};
 pub use new_roots::{LONGEST_HOLD, NewRoots};
 
 use crate::authority::{Authority, AuthorityError, SignRequest};
+use crate::csr::Csr;
 use crate::metrics::ControlMetrics;
 
 /// An authority that hangs must not hold its callers for ever.

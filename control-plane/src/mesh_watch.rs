@@ -13,22 +13,13 @@
 //! switched links (`..data`) and replaced folders show as other files, and an
 //! editor's temporary files show not at all.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use watchword_policy::Diagnostic;
 
+use crate::file_watch::{Seen, see};
 use crate::mesh_file::{LoadedPolicies, MeshFile, watched_files};
-
-/// Between two looks.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long what has changed must stand still. Longer than the steps of a file
-/// system's clock, so that a second write has a time of its own.
-pub(crate) const STANDS_STILL: Duration = Duration::from_millis(300);
-/// What moves at this many looks in a row is read as it is.
-pub(crate) const MAX_MOVES: u32 = 10;
+use crate::stillness::Stillness;
 
 /// A mesh with its policies, valid together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,35 +32,13 @@ pub struct LoadedMesh {
 
 type Outcome = Result<LoadedMesh, Vec<Diagnostic>>;
 
-/// What one look shows under a name, links followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seen {
-    Nothing,
-    /// Its times change with every file that comes and goes in it, those that
-    /// nobody reads among them; its files are looked at one by one.
-    Folder,
-    File {
-        device: u64,
-        inode: u64,
-        size: u64,
-        /// Of the last change of any kind, seconds and nanoseconds: unlike the
-        /// time of the content it can't be set back, and it shows changed rights.
-        changed: (i64, i64),
-    },
-}
-
 type Look = Vec<(PathBuf, Seen)>;
 
 /// Looks for changes of one mesh file.
 #[derive(Debug)]
 pub struct MeshWatch {
     files: Files,
-    /// At the last look.
-    seen: Look,
-    /// What was seen is also what was read, and stood still before.
-    settled: bool,
-    /// How often in a row it did not stand still.
-    moves: u32,
+    stillness: Stillness<Look>,
     /// What was handed out last.
     told: Outcome,
 }
@@ -93,11 +62,9 @@ impl MeshWatch {
         };
         let loaded = files.read()?;
         let watch = Self {
-            seen: files.look(),
-            files,
             // It may have been written just now: it is read once more.
-            settled: false,
-            moves: 0,
+            stillness: Stillness::new(files.look()),
+            files,
             told: Ok(loaded.clone()),
         };
         Ok((loaded, watch))
@@ -109,30 +76,18 @@ impl MeshWatch {
     /// Everything that is wrong, once per change.
     pub async fn changed(&mut self) -> Outcome {
         loop {
-            let pause = if self.settled { LOOK_AGAIN } else { STANDS_STILL };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(self.stillness.pause()).await;
             let files = self.files.clone();
             // A file system may take its time.
             let looked = tokio::task::spawn_blocking(move || files.look()).await;
             let Ok(looked) = looked else { continue };
-            if !self.stands_still(looked) {
+            if !self.stillness.is_worth_reading(looked) {
                 continue;
             }
             if let Some(outcome) = self.read().await {
                 return outcome;
             }
         }
-    }
-
-    /// Whether it is time to read.
-    fn stands_still(&mut self, looked: Look) -> bool {
-        if looked == self.seen {
-            return !self.settled;
-        }
-        self.seen = looked;
-        self.settled = false;
-        self.moves += 1;
-        self.moves >= MAX_MOVES
     }
 
     /// What is there now, when it is another outcome than the last one.
@@ -147,15 +102,9 @@ impl MeshWatch {
         let other_files = files.policies != self.files.policies;
         self.files = files;
         // Files that are named for the first time were not looked at before.
-        if (other_files || seen != self.seen) && self.moves < MAX_MOVES {
-            self.moves += 1;
-            self.seen = seen;
-            self.settled = false;
+        if !self.stillness.counts(seen, !other_files) {
             return None;
         }
-        self.seen = seen;
-        self.settled = true;
-        self.moves = 0;
         if outcome == self.told {
             return None;
         }
@@ -181,19 +130,6 @@ impl Files {
         let policies = watched_files(&self.policies);
         let named = std::iter::once(&self.mesh).chain(&self.policies);
         named.chain(&policies).map(|path| (path.clone(), see(path))).collect()
-    }
-}
-
-pub(crate) fn see(path: &Path) -> Seen {
-    match fs::metadata(path) {
-        Err(_) => Seen::Nothing,
-        Ok(found) if found.is_dir() => Seen::Folder,
-        Ok(found) => Seen::File {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            changed: (found.ctime(), found.ctime_nsec()),
-        },
     }
 }
 

@@ -16,7 +16,8 @@ use watchword_identity::{SpiffeId, TrustDomain};
 use watchword_mtls::{Credentials, PublishError};
 
 use crate::authority::AuthorityError;
-use crate::issuer::{Csr, CsrError, IssueError, Issuer};
+use crate::csr::{Csr, CsrError};
+use crate::issuer::{IssueError, Issuer};
 
 /// For the pauses before the first certificate: the longest is an eighth of it.
 const START_SCALE: Duration = Duration::from_secs(80);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use watchword_identity::{SpiffeId, TrustDomain};
 
-use crate::issuer::Csr;
+use crate::csr::Csr;
 
 /// The tests' moment, with nothing special about it.
 pub(crate) fn now() -> SystemTime {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use watchword_control_plane::authority::VaultAuthority;
-use watchword_control_plane::issuer::{Csr, IssueError, Issuer};
+use watchword_control_plane::csr::Csr;
+use watchword_control_plane::issuer::{IssueError, Issuer};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
 use watchword_daemon::{Clock, Metrics, SystemClock};

@@ -17,7 +17,8 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use watchword_control_plane::authority::VaultAuthority;
-use watchword_control_plane::issuer::{Csr, Distrust, Expectation, IssueError, Issuer, distrust};
+use watchword_control_plane::csr::Csr;
+use watchword_control_plane::issuer::{Distrust, Expectation, IssueError, Issuer, distrust};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
 use watchword_daemon::{Clock, ManualClock, Metrics, SystemClock};
@@ -110,7 +111,7 @@ async fn a_leaf_comes_from_vault_and_stands_in_its_audit_log() {
 async fn what_a_widened_role_signs_is_withheld() {
     let vault = Vault::start().unwrap();
     let token = vault.token_file(&[]).unwrap();
-    let cases: [(&str, &[&str], &str); 6] = [
+    let cases: [(&str, &[&str], &str); 7] = [
         ("names-a-unit", &["ou=ops"], "signed-subject"),
         // Vault itself does not take a lifetime then.
         (
@@ -131,11 +132,19 @@ async fn what_a_widened_role_signs_is_withheld() {
         ),
         // The request, not the decision, says who it is for.
         ("believes-requests", &["use_csr_sans=true"], "signed-other-id"),
+        (
+            "signs-for-strangers",
+            &["use_csr_sans=true", "allowed_uri_sans=*"],
+            "unknown-trust-domain",
+        ),
     ];
     for (role, changes, label) in cases {
         vault.role(role, changes).unwrap();
         let issuer = issuer(&vault, role, &format!("{{tokenFile: {}}}", token.display()));
-        let asked = csr("spiffe://example.org/admin");
+        let asked = csr(match role {
+            "signs-for-strangers" => "spiffe://example.com/web",
+            _ => "spiffe://example.org/admin",
+        });
         let error = issuer.issue(&asked, &id("/web")).await.unwrap_err();
         assert_eq!(error.label(), label, "{role}: {error}");
     }

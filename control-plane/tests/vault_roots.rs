@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use harness::{Key, Place, id};
 use watchword_control_plane::authority::VaultAuthority;
-use watchword_control_plane::issuer::{Csr, IssueError, Issuer};
+use watchword_control_plane::csr::Csr;
+use watchword_control_plane::issuer::{IssueError, Issuer};
 use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
 use watchword_control_plane::metrics::ControlMetrics;
 use watchword_daemon::{Metrics, SystemClock};

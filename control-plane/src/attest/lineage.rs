@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use thiserror::Error;
 use watchword_identity::{SpiffeId, Svid};
 
-use crate::issuer::KeyDigest;
+use crate::csr::KeyDigest;
 use crate::store::{IssuedSvid, Lineage, LineageKey, State, unix_seconds};
 
 /// More lineages than that are not kept at a time.

@@ -15,7 +15,7 @@ use thiserror::Error;
 use watchword_identity::SpiffeId;
 use zeroize::Zeroizing;
 
-use crate::issuer::{Csr, KeyDigest};
+use crate::csr::{Csr, KeyDigest};
 use crate::store::{LineageKey, State, Token, TokenUse, unix_seconds};
 
 /// From making to first use.

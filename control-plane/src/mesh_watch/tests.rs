@@ -1,8 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::time::Duration;
 
 use super::*;
+use crate::stillness::{LOOK_AGAIN, STANDS_STILL};
 
 const MESH: &str =
     "trustDomain: example.org\npolicies: [policies]\nservices: {web: {ports: {80: http}, endpoints: []}}\n";
@@ -227,12 +231,12 @@ async fn what_is_written_right_after_the_first_load_is_seen() {
 #[tokio::test(start_paused = true)]
 async fn a_change_while_it_is_read_is_not_taken_for_what_was_seen() {
     let (folder, mut watch) = begin().await;
-    let seen = watch.seen.clone();
+    let seen = watch.stillness.seen.clone();
     replace(folder.path(), "policies/a.yaml", "name: [");
     // As if it had changed after the look.
-    watch.seen = seen;
+    watch.stillness.seen = seen;
     assert!(watch.read().await.is_none());
-    assert!(!watch.settled);
+    assert!(!watch.stillness.is_settled());
     mistakes(&mut watch).await;
 }
 
@@ -293,7 +297,7 @@ async fn a_folder_that_the_mesh_file_names_before_it_is_there_is_seen_when_it_co
 async fn changed_rights_are_a_change() {
     let (folder, mut watch) = begin().await;
     let path = folder.path().join("policies/a.yaml");
-    let before = watch.seen.clone();
+    let before = watch.stillness.seen.clone();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     // Root reads it all the same, so it is the look that shows it.
     assert_ne!(watch.files.look(), before);

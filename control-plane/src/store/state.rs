@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tracked::TrackedMap;
 use super::unix_seconds;
-use crate::issuer::KeyDigest;
+use crate::csr::KeyDigest;
 
 /// A used-up or late token is remembered so long, in seconds: its bearer is
 /// told why it is refused.

@@ -17,16 +17,13 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::endpoint::{Endpoint, Reply, longest_rest};
+use super::endpoint::{Endpoint, MAX_AT_ONCE, Reply, longest_rest};
 use super::error::CallError;
 use super::secret::Secret;
 use super::tls::Tls;
 use crate::mesh_file::VaultAddress;
 
 const MAX_REASON: usize = 600;
-/// More at once would only wait within Vault: a mesh that starts all at once
-/// must not be what makes it slow for others.
-pub(super) const MAX_AT_ONCE: usize = 32;
 
 /// One call.
 pub(super) struct Call<'a> {

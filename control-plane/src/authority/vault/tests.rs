@@ -245,7 +245,7 @@ async fn a_crowd_does_not_fall_upon_vault_all_at_once() {
     }
     // Those whose turn comes after the first have failed find an address that rests.
     let asked = count(&seen, "/sign/");
-    assert!((1..=client::MAX_AT_ONCE + 2).contains(&asked), "{asked}");
+    assert!((1..=endpoint::MAX_AT_ONCE + 2).contains(&asked), "{asked}");
 }
 
 #[tokio::test]

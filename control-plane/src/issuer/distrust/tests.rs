@@ -11,7 +11,7 @@ use rcgen::{
 use time::OffsetDateTime;
 
 use super::*;
-use crate::issuer::Csr;
+use crate::csr::Csr;
 use crate::testing::{domain, id, key, now, request, uri};
 
 const HOUR: Duration = Duration::from_secs(3600);
