@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use watchword_benches::mesh::{ORDERS, id};
 use watchword_benches::rules::{PORT, caller, many_services, one_service, scattered, service, stranger};
 use watchword_identity::SpiffeId;
-use watchword_policy::{Call, PolicySet, Reason};
+use watchword_policy::{Call, PolicySet, Protocol, Reason};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 
@@ -35,6 +35,7 @@ fn one_caller(criterion: &mut Criterion) {
                 service: &orders,
                 peer: &peer,
                 port,
+                protocol: Protocol::Tcp,
             };
             assert_eq!(set.decide(&call).reason, reason, "{name}");
             group.bench_function(format!("{name}/{size}"), |bencher| {
@@ -74,6 +75,7 @@ fn in_turn(group: &mut Group<'_>, name: &str, set: &PolicySet, pairs: Vec<(Spiff
             service,
             peer,
             port: PORT,
+            protocol: Protocol::Tcp,
         })
     };
     assert!(calls().all(|call| set.decide(&call).is_allowed()), "{name}");

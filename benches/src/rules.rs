@@ -4,7 +4,7 @@
 //! is a rule of its own; [`stranger`] by none.
 
 use watchword_identity::SpiffeId;
-use watchword_policy::{IdPattern, Policy, Rule};
+use watchword_policy::{IdPattern, Policy, Requests, Rule};
 
 use crate::mesh::{ORDERS, id};
 
@@ -63,6 +63,7 @@ fn rule(number: usize) -> Rule {
         name: format!("rule-{number}"),
         from: vec![pattern(&caller_id(number))],
         ports: vec![PORT],
+        requests: Requests::All,
     }
 }
 
@@ -71,6 +72,7 @@ fn policy(name: &str, service: &str, allow: Vec<Rule>) -> Policy {
         name: "not from the lab".to_owned(),
         from: vec![pattern("spiffe://example.org/lab/*")],
         ports: Vec::new(),
+        requests: Requests::All,
     };
     Policy {
         name: name.to_owned(),

@@ -28,6 +28,7 @@ use watchword_policy::{Diagnostic, MeshContext};
 pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
+pub use watchword_policy::Protocol;
 
 /// A whole mesh file, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,29 +88,6 @@ pub struct Service {
     pub endpoints: Vec<SocketAddr>,
     /// Addresses that stand for all endpoints. No two services share one.
     pub virtual_addresses: Vec<IpAddr>,
-}
-
-/// What is spoken on a port. Declared, never guessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// Any bytes.
-    Tcp,
-    /// HTTP/1.1 or HTTP/2.
-    Http,
-    /// gRPC.
-    Grpc,
-}
-
-impl Protocol {
-    /// As it is written in a mesh file.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Http => "http",
-            Self::Grpc => "grpc",
-        }
-    }
 }
 
 /// An ID that may get a join token.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use watchword_identity::{Bundle, SpiffeId};
 use watchword_policy::Policy;
-use watchword_proto::directory::{Directory, Endpoint, Protocol, Service};
+use watchword_proto::directory::{Directory, Endpoint, Service};
 use watchword_proto::{bundle_to_proto, control, policy_set_to_proto};
 
 use crate::mesh_file;
@@ -206,23 +206,11 @@ fn service(service: &mesh_file::Service) -> Service {
         ports,
         id: service.id.clone(),
     });
-    let ports = service
-        .ports
-        .iter()
-        .map(|(number, protocol)| (*number, protocol_of(*protocol)));
     Service {
         name: service.name.clone(),
         virtual_addresses: service.virtual_addresses.clone(),
-        ports: ports.collect(),
+        ports: service.ports.clone(),
         endpoints: endpoints.collect(),
-    }
-}
-
-fn protocol_of(protocol: mesh_file::Protocol) -> Protocol {
-    match protocol {
-        mesh_file::Protocol::Tcp => Protocol::Tcp,
-        mesh_file::Protocol::Http => Protocol::Http,
-        mesh_file::Protocol::Grpc => Protocol::Grpc,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use watchword_identity::SpiffeId;
+pub use watchword_policy::Protocol;
 
 use crate::{InvalidMessage, control};
 
@@ -28,17 +29,6 @@ pub struct Service {
     pub ports: BTreeMap<u16, Protocol>,
     /// Where its workloads listen.
     pub endpoints: Vec<Endpoint>,
-}
-
-/// What a port speaks: declared, never sniffed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Bytes.
-    Tcp,
-    /// HTTP/1.1 or HTTP/2.
-    Http,
-    /// gRPC over HTTP/2.
-    Grpc,
 }
 
 /// One address of a workload.

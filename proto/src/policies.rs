@@ -1,6 +1,6 @@
 //! Policies to and from their message.
 
-use watchword_policy::{IdPattern, Policy, Rule};
+use watchword_policy::{IdPattern, Policy, Requests, Rule};
 
 use crate::{InvalidMessage, control};
 
@@ -93,6 +93,7 @@ fn rule_from_proto(message: control::Rule, policy: &str) -> Result<Rule, Invalid
         name: message.name,
         from,
         ports,
+        requests: Requests::All,
     })
 }
 

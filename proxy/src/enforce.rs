@@ -3,7 +3,7 @@
 
 use tokio::sync::watch::Receiver;
 use watchword_identity::SpiffeId;
-use watchword_policy::{Call, Decision};
+use watchword_policy::{Call, Decision, Protocol};
 use watchword_proto::tunnel::Reason;
 
 use crate::mesh::Mesh;
@@ -44,6 +44,7 @@ impl Question {
             service: &self.service,
             peer: &self.peer,
             port: self.port,
+            protocol: Protocol::Tcp,
         }))
     }
 

@@ -225,8 +225,7 @@ fn read_ports(node: &Node, report: &mut Report) -> Option<BTreeMap<u16, Protocol
 fn read_protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
     let expected = "a protocol: `tcp`, `http` or `grpc`";
     let text = node.text(expected, report)?;
-    let known = [Protocol::Tcp, Protocol::Http, Protocol::Grpc];
-    let protocol = known.into_iter().find(|protocol| protocol.as_str() == text);
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.as_str() == text);
     if protocol.is_none() {
         node.mismatch(expected, report);
     }

@@ -3,7 +3,7 @@
 
 use watchword_daemon::Metrics;
 use watchword_identity::Root;
-use watchword_policy::Rule;
+use watchword_policy::{Requests, Rule};
 use watchword_proto::control::snapshot_update::Resource;
 
 use super::*;
@@ -26,6 +26,7 @@ pub(crate) fn policy(name: &str, service: &str) -> Policy {
             name: "all".into(),
             from,
             ports: Vec::new(),
+            requests: Requests::All,
         }],
         deny: Vec::new(),
         audit: false,

@@ -1,7 +1,7 @@
 //! The stream of snapshots.
 
 use tonic::Code;
-use watchword_policy::{Policy, Rule};
+use watchword_policy::{Policy, Requests, Rule};
 use watchword_proto::control::snapshot_update::Resource;
 use watchword_proto::control::subscribe_request::Message;
 use watchword_proto::control::{Ack, Hello, Nack};
@@ -18,6 +18,7 @@ fn policy(name: &str, service: &str) -> Policy {
             name: "all".into(),
             from,
             ports: Vec::new(),
+            requests: Requests::All,
         }],
         deny: Vec::new(),
         audit: false,

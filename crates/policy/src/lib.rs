@@ -7,7 +7,8 @@
 //!
 //! - [`parse`] turns the text of a file into policies with their places;
 //! - [`check_set`] looks at all files together, and against the mesh;
-//! - [`PolicySet`] is what decides.
+//! - [`PolicySet`] is what decides;
+//! - [`path::normalise`] is what a request's path goes through before.
 //!
 //! [`document`] and [`diagnostic`] also serve the other YAML files of the
 //! project, so that all of them report mistakes alike.
@@ -19,11 +20,19 @@ pub mod document;
 mod id_map;
 mod model;
 mod parse;
+pub mod path;
 mod pattern;
+mod protocol;
+mod requests;
 
 pub use check::{MeshContext, check_set};
-pub use decide::{Call, Decision, Denial, PolicySet, Reason, Verdict};
+pub use decide::{Call, Decision, Denial, Gate, PolicySet, Reason, Request, Verdict};
 pub use diagnostic::Diagnostic;
 pub use model::{Policy, Rule};
 pub use parse::{Parsed, ParsedPolicy, parse};
 pub use pattern::{IdPattern, IdPrefix, PatternError, parse_workload_id};
+pub use protocol::Protocol;
+pub use requests::{
+    GrpcMatch, GrpcMethod, GrpcNameError, GrpcService, HeaderCondition, HeaderError, HeaderMatch, HeaderText, Host,
+    HostError, HttpMatch, Method, MethodError, PathPattern, PathPatternError, Requests,
+};

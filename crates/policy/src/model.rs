@@ -4,6 +4,7 @@
 //! whatever comes from a file; who builds a policy by hand vouches for that.
 
 use crate::pattern::IdPattern;
+use crate::requests::Requests;
 
 /// Who may call the workloads that `service` matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Policy {
 }
 
 /// One line of a policy: it matches a call whose peer is in `from` and whose
-/// port is in `ports`.
+/// port is in `ports`; with `requests`, only those of its requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Unique within its policy; `allow[0]` and so on if the file gives none.
@@ -30,4 +31,7 @@ pub struct Rule {
     pub from: Vec<IdPattern>,
     /// The service's ports it is about; empty means all.
     pub ports: Vec<u16>,
+    /// Which requests it is about. Not about all: then it matches only on ports
+    /// that speak that protocol.
+    pub requests: Requests,
 }

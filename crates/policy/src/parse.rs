@@ -9,6 +9,7 @@ use crate::diagnostic::{Diagnostic, Position, Report};
 use crate::document::{self, Fields, Node, Value};
 use crate::model::{Policy, Rule};
 use crate::pattern::IdPattern;
+use crate::requests::Requests;
 
 /// The longest name of a policy or a rule, in characters.
 const MAX_NAME: usize = 128;
@@ -168,6 +169,7 @@ fn read_rule(node: &Node, side: Side, index: usize, report: &mut Report) -> Opti
             name: name?,
             from,
             ports,
+            requests: Requests::All,
         },
         places,
     ))

@@ -6,6 +6,8 @@ use spiffe::SpiffeId;
 
 use super::{Call, Decision, PolicySet, Reason, Verdict};
 use crate::model::{Policy, Rule};
+use crate::protocol::Protocol;
+use crate::requests::Requests;
 
 fn id(path: &str) -> SpiffeId {
     SpiffeId::new(format!("spiffe://td{path}")).unwrap()
@@ -19,6 +21,7 @@ fn rule(name: &str, from: &[&str], ports: &[u16]) -> Rule {
             .map(|path| format!("spiffe://td{path}").parse().unwrap())
             .collect(),
         ports: ports.to_vec(),
+        requests: Requests::All,
     }
 }
 
@@ -41,6 +44,7 @@ fn decide(set: &[Policy], peer: &str, port: u16) -> Decision {
         service: &id("/orders"),
         peer: &id(peer),
         port,
+        protocol: Protocol::Tcp,
     })
 }
 
@@ -252,7 +256,7 @@ proptest! {
         port in 1_u16..5,
     ) {
         let (service, peer) = (id(&service), id(&peer));
-        let call = Call { service: &service, peer: &peer, port };
+        let call = Call { service: &service, peer: &peer, port, protocol: Protocol::Tcp };
         let decision = PolicySet::new(set.clone()).decide(&call);
         let (verdict, reason, by) = told(&decision);
         prop_assert_eq!(
@@ -269,7 +273,7 @@ proptest! {
         port in 1_u16..5,
     ) {
         let (service, peer) = (id("/a"), id(&peer));
-        let call = Call { service: &service, peer: &peer, port };
+        let call = Call { service: &service, peer: &peer, port, protocol: Protocol::Tcp };
         let before = PolicySet::new(set.clone()).decide(&call);
         let mut stricter = set;
         for policy in &mut stricter {

@@ -6,6 +6,7 @@ use proptest::sample::select;
 
 use super::parse;
 use crate::model::{Policy, Rule};
+use crate::requests::Requests;
 
 const GOOD: &str = "\
 name: orders
@@ -48,6 +49,7 @@ fn a_good_file_is_read_whole() {
         name: name.to_owned(),
         from: vec![from.parse().unwrap()],
         ports: ports.to_vec(),
+        requests: Requests::All,
     };
     let orders = Policy {
         name: "orders".to_owned(),
