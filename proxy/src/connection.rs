@@ -11,10 +11,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::Notify;
 use watchword_daemon::Clock;
+use watchword_policy::Protocol;
 
 use crate::ended::Ended;
 use crate::log_limit::{Line, LogLimit};
+use crate::refusal::Refusal;
 use crate::telemetry::Telemetry;
+use crate::visitor::Visitor;
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +44,8 @@ pub(crate) struct LastDenial {
     direction: Direction,
     peer: String,
     port: u16,
+    /// Method and path, where a request was denied.
+    request: Option<String>,
     policy: String,
     rule: String,
     reason: &'static str,
@@ -67,10 +72,10 @@ macro_rules! access_line {
             server_id = $server_id,
             client = %$connection.client,
             dialled = %$connection.dialled,
-            protocol = "tcp",
-            decision = if $ended.result == "denied" { "deny" } else { "allow" },
-            policy = $ended.policy,
-            rule = $ended.rule,
+            protocol = $connection.protocol.as_str(),
+            decision = $ended.verdict.decision,
+            policy = $ended.verdict.policy(),
+            rule = $ended.verdict.rule(),
             result = $ended.result,
             reason = $ended.reason,
             bytes_sent = $ended.sent,
@@ -158,6 +163,7 @@ impl Connections {
             client,
             dialled,
             peer: String::new(),
+            protocol: Protocol::Tcp,
             began: Instant::now(),
             ended: false,
             connections: self.clone(),
@@ -189,6 +195,21 @@ impl Connections {
             connections: open.values().take(100).collect(),
         };
         serde_json::to_string(&shown).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    /// A request on a connection that goes on; `shown` is its method and path.
+    pub(crate) fn request_denied(&self, visitor: &Visitor, refusal: &Refusal, shown: Option<String>) {
+        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        *lock(&self.inner.last_denial) = Some(LastDenial {
+            time: self.unix_now(),
+            direction: Direction::Inbound,
+            peer: visitor.peer.to_string(),
+            port: visitor.dialled.port(),
+            request: shown,
+            policy: text(&refusal.policy),
+            rule: text(&refusal.rule),
+            reason: refusal.reason,
+        });
     }
 
     pub(crate) fn telemetry(&self) -> &Telemetry {
@@ -227,6 +248,7 @@ pub(crate) struct Connection {
     client: SocketAddr,
     dialled: SocketAddr,
     peer: String,
+    protocol: Protocol,
     began: Instant,
     ended: bool,
     connections: Connections,
@@ -239,6 +261,11 @@ impl Connection {
             open.peer.clone_from(&peer);
         }
         self.peer = peer;
+    }
+
+    /// Once it is known what is spoken; before, its bytes are nobody's business.
+    pub(crate) fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
     }
 
     /// Not a connection after all: the streams on it are.
@@ -272,8 +299,9 @@ impl Connection {
                 direction: self.direction,
                 peer: self.peer.clone(),
                 port: self.dialled.port(),
-                policy: ended.policy.clone(),
-                rule: ended.rule.clone(),
+                request: None,
+                policy: ended.verdict.policy().to_owned(),
+                rule: ended.verdict.rule().to_owned(),
                 reason: ended.reason,
             });
         }

@@ -8,6 +8,56 @@ use watchword_tunnel::{AppStream, CloseReason, Closed};
 
 use crate::refusal::{Refusal, Why};
 
+/// What policies said, in the words of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict {
+    /// `allow`, `deny`, or `would-deny` where only audit policies would.
+    pub(crate) decision: &'static str,
+    policy: Option<Arc<str>>,
+    rule: Option<Arc<str>>,
+}
+
+impl Verdict {
+    /// Nobody was asked, or what is asked about is not the whole.
+    pub(crate) fn none() -> Self {
+        Self {
+            decision: "allow",
+            policy: None,
+            rule: None,
+        }
+    }
+
+    pub(crate) fn of(decision: &Decision) -> Self {
+        let (decision, policy, rule) = match &decision.would_deny {
+            Some(denial) => ("would-deny", &denial.policy, &denial.rule),
+            None => (decision.verdict.as_str(), &decision.policy, &decision.rule),
+        };
+        Self {
+            decision,
+            policy: policy.clone(),
+            rule: rule.clone(),
+        }
+    }
+
+    pub(crate) fn of_refusal(refusal: &Refusal) -> Self {
+        Self {
+            decision: "deny",
+            policy: refusal.policy.clone(),
+            rule: refusal.rule.clone(),
+        }
+    }
+
+    /// Empty where none is named.
+    pub(crate) fn policy(&self) -> &str {
+        self.policy.as_deref().unwrap_or_default()
+    }
+
+    /// Empty where none is named.
+    pub(crate) fn rule(&self) -> &str {
+        self.rule.as_deref().unwrap_or_default()
+    }
+}
+
 /// How a connection ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
@@ -15,8 +65,7 @@ pub(crate) struct Ended {
     pub(crate) result: &'static str,
     /// From a closed set.
     pub(crate) reason: &'static str,
-    pub(crate) policy: String,
-    pub(crate) rule: String,
+    pub(crate) verdict: Verdict,
     /// From the app that called.
     pub(crate) sent: u64,
     /// To the app that called.
@@ -30,8 +79,7 @@ impl Ended {
         Self {
             result: "failed",
             reason,
-            policy: String::new(),
-            rule: String::new(),
+            verdict: Verdict::none(),
             sent: 0,
             received: 0,
             detail: detail.into(),
@@ -47,12 +95,10 @@ impl Ended {
     }
 
     /// Carried to its end.
-    pub(crate) fn finished(sent: u64, received: u64, decision: &Decision) -> Self {
-        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+    pub(crate) fn finished(sent: u64, received: u64, verdict: Verdict) -> Self {
         Self {
             result: "ok",
-            policy: text(&decision.policy),
-            rule: text(&decision.rule),
+            verdict,
             sent,
             received,
             ..Self::failed("finished", "")
@@ -60,13 +106,11 @@ impl Ended {
     }
 
     /// A stream that we served: what our app sent is what the caller received.
-    pub(crate) fn of_served<A: AppStream>(closed: &Closed<A>, decision: &Decision) -> Self {
-        let carried = Self::finished(closed.received, closed.sent, decision);
+    pub(crate) fn of_served<A: AppStream>(closed: &Closed<A>, verdict: Verdict) -> Self {
         Self {
-            sent: carried.sent,
-            received: carried.received,
-            policy: carried.policy,
-            rule: carried.rule,
+            sent: closed.received,
+            received: closed.sent,
+            verdict,
             ..why(&closed.why)
         }
     }
@@ -84,19 +128,21 @@ impl Ended {
     pub(crate) fn denied_by_peer(denied: &Denied) -> Self {
         Self {
             result: "denied",
-            policy: printable(&denied.policy),
-            rule: printable(&denied.rule),
+            verdict: Verdict {
+                decision: "deny",
+                policy: Some(printable(&denied.policy).into()),
+                rule: Some(printable(&denied.rule).into()),
+            },
             ..Self::failed(Why::label_of(denied.reason()), "")
         }
     }
 
     pub(crate) fn denied(refusal: &Refusal) -> Self {
-        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
-        let mut ended = Self::failed(refusal.reason, "");
-        ended.result = "denied";
-        ended.policy = text(&refusal.policy);
-        ended.rule = text(&refusal.rule);
-        ended
+        Self {
+            result: "denied",
+            verdict: Verdict::of_refusal(refusal),
+            ..Self::failed(refusal.reason, "")
+        }
     }
 }
 

@@ -1,28 +1,113 @@
-//! What the policies of the moment say of a call, and of one that goes on
-//! while they change.
+//! What the policies of the moment say of a call, of a request, and of what
+//! goes on while they change.
+
+use std::sync::Arc;
 
 use tokio::sync::watch::Receiver;
-use watchword_identity::SpiffeId;
-use watchword_policy::{Call, Decision, Protocol};
+use watchword_policy::{Call, Decision, Gate, PolicySet, Protocol};
 use watchword_proto::tunnel::Reason;
 
-use crate::mesh::Mesh;
+use crate::http::Facts;
 use crate::refusal::{Refusal, Why};
+use crate::visitor::Visitor;
 
 /// One call, as policies see it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Question {
-    pub(crate) service: SpiffeId,
-    pub(crate) peer: SpiffeId,
-    pub(crate) port: u16,
+    pub(crate) visitor: Arc<Visitor>,
+    pub(crate) protocol: Protocol,
+}
+
+/// A connection that policies let in.
+#[derive(Clone, Debug)]
+pub(crate) enum Admission {
+    /// As a whole.
+    Whole(Decision),
+    /// Its requests are judged one by one; whether any could pass.
+    Requests {
+        /// Otherwise the app need not be dialled.
+        some_may_pass: bool,
+    },
 }
 
 impl Question {
-    /// Asks the policies of this moment, and counts what they say. Without any
-    /// yet, nobody may call.
-    pub(crate) fn decide(&self, mesh: &Mesh) -> Result<Decision, Refusal> {
-        let decision = self.ask(mesh).ok_or_else(|| Refusal::of(Why::NotReady))?;
-        let telemetry = mesh.connections.telemetry();
+    /// Asks the policies of this moment about the connection, and counts what
+    /// they say of it. Without any yet, nobody may call.
+    pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
+        let policies = self.policies()?;
+        if self.protocol == Protocol::Tcp {
+            return self.counted(policies.decide(&self.call())).map(Admission::Whole);
+        }
+        match policies.gate(&self.call()) {
+            Gate::Closed(decision) => self.counted(decision).map(Admission::Whole),
+            Gate::Open => Ok(Admission::Requests { some_may_pass: true }),
+            Gate::Futile => Ok(Admission::Requests { some_may_pass: false }),
+        }
+    }
+
+    /// The same about one request on it.
+    pub(crate) fn decide(&self, facts: &Facts) -> Result<Decision, Refusal> {
+        let policies = self.policies()?;
+        self.counted(policies.decide_request(&self.call(), &facts.as_request()))
+    }
+
+    /// Resolves when policies have changed so that this connection would be
+    /// denied.
+    pub(crate) async fn cut_when_denied(&self, changes: Receiver<u64>) -> Reason {
+        self.denied_later(changes, |policies| match self.protocol {
+            Protocol::Tcp => denial(policies.decide(&self.call())),
+            Protocol::Http | Protocol::Grpc => match policies.gate(&self.call()) {
+                Gate::Closed(decision) => Some(decision),
+                Gate::Open | Gate::Futile => None,
+            },
+        })
+        .await;
+        Reason::PolicyChanged
+    }
+
+    /// Resolves when policies have changed so that this request would be denied.
+    pub(crate) async fn request_denied_later(self, facts: Arc<Facts>, changes: Receiver<u64>) -> Refusal {
+        let call = self.call();
+        let judge = |policies: &PolicySet| denial(policies.decide_request(&call, &facts.as_request()));
+        self.denied_later(changes, judge).await
+    }
+
+    async fn denied_later(
+        &self,
+        mut changes: Receiver<u64>,
+        judge: impl Fn(&PolicySet) -> Option<Decision>,
+    ) -> Refusal {
+        loop {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            match self.policies() {
+                Ok(policies) => {
+                    if let Some(decision) = judge(&policies) {
+                        return Refusal::by(decision);
+                    }
+                }
+                Err(refusal) => return refusal,
+            }
+        }
+    }
+
+    fn policies(&self) -> Result<Arc<PolicySet>, Refusal> {
+        let policies = self.visitor.mesh.snapshots.policies();
+        policies.ok_or_else(|| Refusal::of(Why::NotReady))
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            service: &self.visitor.own,
+            peer: &self.visitor.peer,
+            port: self.visitor.dialled.port(),
+            protocol: self.protocol,
+        }
+    }
+
+    fn counted(&self, decision: Decision) -> Result<Decision, Refusal> {
+        let telemetry = self.visitor.mesh.connections.telemetry();
         telemetry.decided(
             decision.policy.as_ref(),
             decision.rule.as_ref(),
@@ -37,32 +122,8 @@ impl Question {
             Err(Refusal::by(decision))
         }
     }
+}
 
-    fn ask(&self, mesh: &Mesh) -> Option<Decision> {
-        let policies = mesh.snapshots.policies()?;
-        Some(policies.decide(&Call {
-            service: &self.service,
-            peer: &self.peer,
-            port: self.port,
-            protocol: Protocol::Tcp,
-        }))
-    }
-
-    /// Returns when a change of policies denies what was allowed before.
-    async fn denied_later(&self, mesh: &Mesh, mut changes: Receiver<u64>) {
-        loop {
-            if changes.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            if self.ask(mesh).is_none_or(|decision| !decision.is_allowed()) {
-                return;
-            }
-        }
-    }
-
-    /// Resolves when policies have changed so that this call would be denied.
-    pub(crate) async fn cut_when_denied(&self, mesh: &Mesh, changes: Receiver<u64>) -> Reason {
-        self.denied_later(mesh, changes).await;
-        Reason::PolicyChanged
-    }
+fn denial(decision: Decision) -> Option<Decision> {
+    (!decision.is_allowed()).then_some(decision)
 }

@@ -1,31 +1,33 @@
 //! The story of a connection that comes to the workload: where it was going,
-//! who calls, whether they may, and then the bytes.
+//! and who calls. What then comes on the tunnel, stream by stream, is told in
+//! [`stream`]; a call of the workload to itself in [`to_self`].
+
+mod stream;
+mod to_self;
 
 use std::future::ready;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::watch::Receiver;
-use watchword_daemon::sleep_until;
-use watchword_identity::{Bundle, SpiffeId};
 use watchword_mtls::{Generation, HandshakeError, Peer, accept_tunnel};
-use watchword_policy::Decision;
-use watchword_proto::tunnel::{Denied, Reason};
-use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
+use watchword_proto::tunnel::Reason;
+use watchword_tunnel::{AppStream, ServerTunnel};
 
-use crate::connection::{Connection, Direction};
+use self::stream::Caller;
+use crate::connection::Direction;
 use crate::dial::watch_peer;
-use crate::directory::Found;
 use crate::ended::Ended;
-use crate::enforce::Question;
 use crate::intercept::CANARY_PORT;
 use crate::intercept::original::{is_local, is_own_port, original_destination};
 use crate::mesh::Mesh;
 use crate::refusal::{Refusal, Why};
 use crate::tunnel_io::TunnelIo;
+use crate::visitor::{Ends, Visitor};
+
+pub(crate) use to_self::serve_self;
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
@@ -69,13 +71,15 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         return;
     };
     connection.forget();
-    let caller = Caller {
-        mesh,
+    let ends = Ends {
         from,
         dialled,
+        is_itself: false,
+    };
+    let ids = (peer.id().clone(), generation.svid().id().clone());
+    let caller = Caller {
+        visitor: Arc::new(Visitor::new(mesh.clone(), &ends, ids, peer.leaf_hash())),
         expires: peer.svid().not_after().min(generation.svid().not_after()),
-        peer: peer.id().clone(),
-        own: generation.svid().id().clone(),
         trust: Arc::clone(generation.bundle()),
     };
     // What stands here while the tunnel is idle is held for each of them.
@@ -126,258 +130,4 @@ async fn shake_hands(
         }
         Err(error) => Err(Ended::failed(error.label(), error.to_string())),
     }
-}
-
-/// An authenticated caller and where it called.
-struct Caller<'a> {
-    mesh: &'a Mesh,
-    from: SocketAddr,
-    dialled: SocketAddr,
-    peer: SpiffeId,
-    own: SpiffeId,
-    /// The earlier end of both certificates of the handshake.
-    expires: SystemTime,
-    /// What the peer was verified by.
-    trust: Arc<Bundle>,
-}
-
-impl Caller<'_> {
-    /// One stream after the other, until the tunnel ends.
-    async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
-        while let Some(opening) = tunnel.next(self.goodbye()).await? {
-            let mut connection = self.mesh.connections.begin(Direction::Inbound, self.from, self.dialled);
-            connection.set_peer(self.peer.to_string());
-            match Box::pin(self.serve(opening, connection)).await? {
-                Some(clean) => tunnel = clean,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// The tunnel has failed. That the other side broke the protocol is
-    /// counted, and said although no stream was open.
-    fn report(&self, error: &TunnelError) {
-        let (from, peer, reason) = (self.from, &self.peer, error.label());
-        if self.count_violation(error) {
-            tracing::warn!(%from, %peer, reason, %error, "the other side broke watchword/1: tunnel closed");
-        } else {
-            tracing::debug!(%from, %peer, reason, %error, "tunnel ended");
-        }
-    }
-
-    fn count_violation(&self, error: &TunnelError) -> bool {
-        let violated = matches!(error.label(), "protocol" | "slow-frame" | "no-end");
-        if violated {
-            self.mesh.connections.telemetry().tunnel_violated(error.label());
-        }
-        violated
-    }
-
-    /// No new stream stands on a handshake whose certificates are over or
-    /// whose roots are not today's, and none begins while we stop.
-    async fn goodbye(&self) -> Reason {
-        tokio::select! {
-            () = sleep_until(&self.mesh.clock, self.expires) => Reason::Expired,
-            reason = self.leaving() => reason,
-        }
-    }
-
-    /// The part of it that is said within a stream, too. Expiry is not: the
-    /// client sees it coming, and a timer for each open stream has its price.
-    async fn leaving(&self) -> Reason {
-        tokio::select! {
-            () = self.trust_changes() => Reason::Rotated,
-            () = self.mesh.shutdown.requested() => Reason::Shutdown,
-        }
-    }
-
-    async fn trust_changes(&self) {
-        let mut generations = self.mesh.credentials.changes();
-        loop {
-            let current = self.mesh.credentials.current();
-            if current.is_some_and(|current| **current.bundle() != *self.trust) {
-                return;
-            }
-            if generations.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-        }
-    }
-
-    /// One stream: judged after it was recorded, carried to the app, ended once.
-    async fn serve(
-        &self,
-        opening: Opening<TunnelIo>,
-        connection: Connection,
-    ) -> Result<Option<ServerTunnel<TunnelIo>>, TunnelError> {
-        let question = Question {
-            service: self.own.clone(),
-            peer: self.peer.clone(),
-            port: self.dialled.port(),
-        };
-        let changes = self.mesh.snapshots.policy_changes();
-        let decision = match self.declared().and_then(|()| question.decide(self.mesh)) {
-            Ok(decision) => decision,
-            Err(refusal) => {
-                connection.end(&Ended::denied(&refusal));
-                return opening.deny(&self.word_for(&refusal)).await;
-            }
-        };
-        let cut = || question.cut_when_denied(self.mesh, changes.clone());
-        let (opening, app) = match opening.dial(self.dial_app(), cut()).await {
-            Dialled::Done(opening, app) => (opening, app),
-            Dialled::Reset { reason, tunnel } => {
-                connection.end(&Ended::failed("peer-reset", Why::label_of(reason)));
-                return Ok(tunnel);
-            }
-            Dialled::Cut(reason) => {
-                connection.end(&Ended::failed("cut", Why::label_of(reason)));
-                return Ok(None);
-            }
-            Dialled::Lost(error) => {
-                connection.end(&Ended::failed(error.label(), error.to_string()));
-                return Err(error);
-            }
-        };
-        match app {
-            Ok(app) => {
-                self.mesh.connections.telemetry().stream_opened();
-                let (tunnel, closed) = opening.carry(app, cut(), self.leaving()).await;
-                self.settle(connection, closed, &decision, (question, changes));
-                Ok(tunnel)
-            }
-            Err(error) => {
-                connection.end(&Ended::refused(&error.to_string()));
-                opening.refuse(errno(&error)).await
-            }
-        }
-    }
-
-    async fn dial_app(&self) -> std::io::Result<TcpStream> {
-        self.mesh.dialler.connect_app(self.dialled, self.from.ip()).await
-    }
-
-    /// A rule without ports means the ports that the service declares, not
-    /// whatever else listens on the workload's address.
-    fn declared(&self) -> Result<(), Refusal> {
-        let directory = self
-            .mesh
-            .snapshots
-            .directory()
-            .ok_or_else(|| Refusal::of(Why::NotReady))?;
-        match directory.find(self.dialled) {
-            Found::Endpoints(_) => Ok(()),
-            Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
-        }
-    }
-
-    /// What a slow app has yet to take must not keep the tunnel.
-    fn settle(
-        &self,
-        connection: Connection,
-        mut closed: Closed<TcpStream>,
-        decision: &Decision,
-        (question, changes): (Question, Receiver<u64>),
-    ) {
-        if let CloseReason::Lost(error) = &closed.why {
-            self.count_violation(error);
-        }
-        if closed.owed.is_none() {
-            return connection.end(&Ended::of_served(&closed, decision));
-        }
-        let (mesh, decision) = (self.mesh.clone(), decision.clone());
-        tokio::spawn(async move {
-            closed.settle(question.cut_when_denied(&mesh, changes)).await;
-            connection.end(&Ended::of_served(&closed, &decision));
-        });
-    }
-
-    /// Policy and rule are for the own trust domain: to another only the reason.
-    fn word_for(&self, refusal: &Refusal) -> Denied {
-        let same_domain = self.peer.trust_domain() == self.own.trust_domain();
-        let name =
-            |name: &Option<std::sync::Arc<str>>| name.as_deref().filter(|_| same_domain).unwrap_or_default().to_owned();
-        Denied {
-            reason: refusal.why.on_the_wire().into(),
-            policy: name(&refusal.policy),
-            rule: name(&refusal.rule),
-        }
-    }
-}
-
-/// A call of the workload to itself: it never leaves the process, and is
-/// judged like any other.
-/// `read` was read from the caller already.
-pub(crate) async fn serve_self(
-    mesh: &Mesh,
-    (mut caller, read): (TcpStream, Vec<u8>),
-    from: SocketAddr,
-    dialled: SocketAddr,
-) -> Ended {
-    let mut connection = mesh.connections.begin(Direction::Inbound, from, dialled);
-    let Some(generation) = mesh.credentials.valid() else {
-        caller.abort();
-        let ended = Ended::denied(&Refusal::of(Why::NoIdentity));
-        connection.end(&ended);
-        return ended;
-    };
-    let own = generation.svid().id();
-    connection.set_peer(own.to_string());
-    let ended = carry_to_self(mesh, (caller, read), own, dialled).await;
-    connection.end(&ended);
-    ended
-}
-
-async fn carry_to_self(
-    mesh: &Mesh,
-    (mut caller, read): (TcpStream, Vec<u8>),
-    own: &SpiffeId,
-    dialled: SocketAddr,
-) -> Ended {
-    let question = Question {
-        service: own.clone(),
-        peer: own.clone(),
-        port: dialled.port(),
-    };
-    let changes = mesh.snapshots.policy_changes();
-    let decision = match question.decide(mesh) {
-        Ok(decision) => decision,
-        Err(refusal) => {
-            caller.abort();
-            return Ended::denied(&refusal);
-        }
-    };
-    let mut app = match mesh.dialler.connect_self(dialled).await {
-        Ok(app) => app,
-        Err(error) => {
-            caller.abort();
-            return Ended::refused(&error.to_string());
-        }
-    };
-    // Neither side may take a cut for the end of its data, nor our being killed.
-    caller.guard(true);
-    app.guard(true);
-    let carried = async {
-        app.write_all(&read).await?;
-        tokio::io::copy_bidirectional(&mut caller, &mut app).await
-    };
-    tokio::select! {
-        carried = carried => match carried {
-            Ok((sent, received)) => {
-                caller.guard(false);
-                app.guard(false);
-                Ended::finished(sent + read.len() as u64, received, &decision)
-            }
-            Err(error) => Ended::failed("app-reset", error.to_string()),
-        },
-        reason = question.cut_when_denied(mesh, changes) => Ended::failed("cut", Why::label_of(reason)),
-    }
-}
-
-fn errno(error: &std::io::Error) -> u32 {
-    error
-        .raw_os_error()
-        .and_then(|code| u32::try_from(code).ok())
-        .unwrap_or(0)
 }

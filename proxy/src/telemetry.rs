@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::{Method, StatusCode};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
@@ -28,6 +29,8 @@ pub(crate) struct Telemetry {
     generation: Gauge<u64>,
     snapshots: Counter<u64>,
     accept_pauses: Counter<u64>,
+    requests: Counter<u64>,
+    request_duration: Histogram<f64>,
     peers: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -83,6 +86,13 @@ impl Telemetry {
                 "watchword_accept_pauses",
                 "Times that new connections had to wait, mostly for descriptors.",
             ),
+            requests: counter("watchword_http_requests", "Requests that ended, by status."),
+            request_duration: meter
+                .f64_histogram("watchword_http_request_duration")
+                .with_unit("s")
+                .with_boundaries(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0])
+                .with_description("Time from a request's head to the end of its answer.")
+                .build(),
             peers: Arc::default(),
         }
     }
@@ -116,6 +126,19 @@ impl Telemetry {
 
     pub(crate) fn carried(&self, direction: &'static str, bytes: u64) {
         self.bytes.add(bytes, &[KeyValue::new("direction", direction)]);
+    }
+
+    /// Without a status: it was cut, or broken off, before it was answered.
+    pub(crate) fn request_ended(&self, peer: &str, method: &Method, status: Option<StatusCode>, took: Duration) {
+        let status = status.map_or_else(String::new, |status| status.as_str().to_owned());
+        let labels = [
+            KeyValue::new("direction", "inbound"),
+            KeyValue::new("peer", self.peer_label(peer)),
+            KeyValue::new("method", method_label(method)),
+            KeyValue::new("status", status),
+        ];
+        self.requests.add(1, &labels);
+        self.request_duration.record(took.as_secs_f64(), &[]);
     }
 
     pub(crate) fn handshake(&self, result: Result<(), &'static str>, took: Duration) {
@@ -183,4 +206,13 @@ impl Telemetry {
         peers.insert(peer.to_owned());
         peer.to_owned()
     }
+}
+
+/// Closed, although callers may make up methods.
+fn method_label(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"];
+    known
+        .into_iter()
+        .find(|known| method.as_str() == *known)
+        .unwrap_or("other")
 }

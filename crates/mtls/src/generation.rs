@@ -14,6 +14,7 @@ use rustls_pki_types::PrivateKeyDer;
 use thiserror::Error;
 use watchword_identity::{Bundle, Svid};
 
+use crate::handshake::leaf_hash;
 use crate::verify::{Now, SpiffeVerifier, VerifyError};
 
 /// The tunnel protocol's name in ALPN (docs/wire.md).
@@ -55,6 +56,11 @@ impl Generation {
     /// Who we are.
     pub fn svid(&self) -> &Svid {
         &self.svid
+    }
+
+    /// SHA-256 of our leaf's DER.
+    pub fn leaf_hash(&self) -> [u8; 32] {
+        leaf_hash(&self.svid)
     }
 
     /// Whom we trust.

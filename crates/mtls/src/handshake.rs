@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::server::Acceptor;
 use rustls::{CertificateError, CommonState};
 use rustls_pki_types::ServerName;
@@ -101,6 +102,11 @@ impl Peer {
         &self.svid
     }
 
+    /// SHA-256 of its leaf's DER.
+    pub fn leaf_hash(&self) -> [u8; 32] {
+        leaf_hash(&self.svid)
+    }
+
     pub(crate) fn of(connection: &CommonState) -> Option<Self> {
         let chain = connection.peer_certificates()?;
         let chain = chain
@@ -110,6 +116,14 @@ impl Peer {
         // The verifier has read it already, so this can't fail.
         Svid::from_chain(chain).ok().map(|svid| Self { svid: Arc::new(svid) })
     }
+}
+
+/// SHA-256 of a leaf's DER, as `x-forwarded-client-cert` has it.
+pub(crate) fn leaf_hash(svid: &Svid) -> [u8; 32] {
+    let leaf = svid.chain().first().map(AsRef::as_ref).unwrap_or_default();
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, leaf).as_ref());
+    hash
 }
 
 /// An encrypted, mutually authenticated connection.

@@ -1,0 +1,122 @@
+//! Headers that end at this hop, and those that only a sidecar may set.
+//!
+//! Invariant: pure.
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+use super::fault::{Fault, MARK};
+
+/// Who calls, in Envoy's form.
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// Which rule refused a request.
+pub(crate) const DENIED: HeaderName = HeaderName::from_static("watchword-denied");
+
+/// RFC 9110 section 7.6.1, and what older clients send. `Trailer` is left,
+/// since what it announces is carried; of `TE` only `trailers` is.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether a header is the sidecar's to set: some apps read `_` as `-`.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    let folded_is = |other: &str| {
+        let folded = name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+        name.as_str().len() == other.len() && folded.eq(other.bytes())
+    };
+    folded_is(CLIENT_CERT.as_str()) || folded_is(DENIED.as_str()) || folded_is(MARK)
+}
+
+/// Removes what only a sidecar may say.
+pub(crate) fn remove_ours(headers: &mut HeaderMap) {
+    let liars: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    for name in liars {
+        headers.remove(name);
+    }
+}
+
+/// Removes what concerns one hop only. An upgrade that is allowed is kept with
+/// its `Connection: upgrade`.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
+    let upgrade = upgrade_of(headers);
+    for name in named_by_connection(headers) {
+        if name == header::HOST || name == header::CONTENT_LENGTH {
+            return Err(Fault::Connection);
+        }
+        if name != header::TE && name != header::TRAILER {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    let takes_trailers = listed(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    headers.remove(header::TE);
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+/// Trailers carry no headers that decide, and none of ours.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let forbidden = |name: &HeaderName| {
+        is_ours(name)
+            || HOP_BY_HOP.contains(name)
+            || [
+                header::HOST,
+                header::CONTENT_LENGTH,
+                header::TE,
+                header::TRAILER,
+                header::AUTHORIZATION,
+                header::COOKIE,
+                header::CONTENT_TYPE,
+                header::CONTENT_ENCODING,
+            ]
+            .contains(name)
+    };
+    let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| forbidden(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}
+
+/// The protocol that the caller wants to go on with. Not HTTP/2: requests on it
+/// would pass unseen.
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = listed(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let (protocol, another) = (protocols.next()?, protocols.next());
+    let is_http = |token: &str| {
+        let token = token.trim().to_ascii_lowercase();
+        token.starts_with("h2") || token.starts_with("http") || token.starts_with("tls")
+    };
+    let text = protocol.to_str().ok()?;
+    (wanted && another.is_none() && !text.split(',').any(is_http)).then(|| protocol.clone())
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    listed(headers, &header::CONNECTION)
+        .filter(|token| !token.eq_ignore_ascii_case("close"))
+        .filter_map(|token| HeaderName::try_from(token).ok())
+        .collect()
+}
+
+/// The items of a header that is a list, over all its lines.
+fn listed<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).into_iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}

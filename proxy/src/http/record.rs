@@ -1,0 +1,188 @@
+//! The record of each request: made when its head is read, ended once, with
+//! what was decided and why it ended, in the log and the metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use watchword_policy::Decision;
+
+use super::fault::Fault;
+use super::request::Facts;
+use crate::ended::Verdict;
+use crate::enforce::Question;
+use crate::refusal::Refusal;
+
+/// Of a path, in the log.
+const MAX_PATH: usize = 512;
+
+/// One request. Dropped without an end, its caller has gone.
+pub(crate) struct Record {
+    question: Question,
+    began: Instant,
+    method: Method,
+    facts: Option<Arc<Facts>>,
+    status: Option<StatusCode>,
+    verdict: Verdict,
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    ended: bool,
+}
+
+/// How a request ended.
+struct End<'a> {
+    result: &'static str,
+    reason: &'static str,
+    detail: &'a str,
+}
+
+/// A macro, since a level must be known when the line is compiled.
+macro_rules! access_line {
+    ($level:path, $record:expr, $end:expr, $path:expr, $host:expr) => {{
+        use $level as level;
+        let visitor = &$record.question.visitor;
+        level!(
+            target: "access",
+            direction = "inbound",
+            client_id = %visitor.peer,
+            server_id = %visitor.own,
+            client = %visitor.from,
+            dialled = %visitor.dialled,
+            protocol = $record.question.protocol.as_str(),
+            method = $record.method.as_str(),
+            path = $path,
+            host = $host,
+            status = $record.status.map_or(0, |status| status.as_u16()),
+            decision = $record.verdict.decision,
+            policy = $record.verdict.policy(),
+            rule = $record.verdict.rule(),
+            result = $end.result,
+            reason = $end.reason,
+            bytes_sent = $record.sent.load(Ordering::Relaxed),
+            bytes_received = $record.received.load(Ordering::Relaxed),
+            duration_ms = u64::try_from($record.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            detail = $end.detail,
+            "request"
+        );
+    }};
+}
+
+impl Record {
+    pub(crate) fn begin(question: Question, method: Method) -> Self {
+        Self {
+            question,
+            began: Instant::now(),
+            method,
+            facts: None,
+            status: None,
+            verdict: Verdict::none(),
+            sent: Arc::default(),
+            received: Arc::default(),
+            ended: false,
+        }
+    }
+
+    /// From the caller, counted elsewhere.
+    pub(crate) fn sent(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
+    }
+
+    /// To the caller, counted elsewhere.
+    pub(crate) fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
+
+    pub(crate) fn is_about(&mut self, facts: Arc<Facts>) {
+        self.facts = Some(facts);
+    }
+
+    pub(crate) fn allowed(&mut self, decision: &Decision) {
+        self.verdict = Verdict::of(decision);
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// Carried to its end.
+    pub(crate) fn finished(self) {
+        self.end("ok", "finished", "");
+    }
+
+    pub(crate) fn denied(mut self, refusal: &Refusal, status: StatusCode) {
+        self.status = Some(status);
+        self.verdict = Verdict::of_refusal(refusal);
+        let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
+        let visitor = &self.question.visitor;
+        visitor.mesh.connections.request_denied(visitor, refusal, shown);
+        self.end("denied", refusal.reason, "");
+    }
+
+    /// By nobody's policy: it can't be understood.
+    pub(crate) fn refused(mut self, fault: Fault) {
+        self.status = Some(fault.status());
+        self.verdict.decision = "deny";
+        self.end("denied", fault.label(), &fault.sentence());
+    }
+
+    pub(crate) fn cut(mut self, refusal: &Refusal) {
+        self.verdict = Verdict::of_refusal(refusal);
+        self.end("failed", "policy-changed", "");
+    }
+
+    pub(crate) fn app_unreachable(self, error: &dyn std::error::Error) {
+        self.end("refused", "app-unreachable", &error.to_string());
+    }
+
+    /// Between us and the app, or us and the caller.
+    pub(crate) fn broken(self, reason: &'static str, error: &dyn std::error::Error) {
+        self.end("failed", reason, &error.to_string());
+    }
+
+    fn end(mut self, result: &'static str, reason: &'static str, detail: &str) {
+        self.write(&End { result, reason, detail });
+    }
+
+    fn write(&mut self, end: &End<'_>) {
+        self.ended = true;
+        let visitor = &self.question.visitor;
+        visitor.mesh.connections.telemetry().request_ended(
+            &visitor.peer.to_string(),
+            &self.method,
+            self.status,
+            self.began.elapsed(),
+        );
+        let facts = self.facts.as_deref();
+        let path = facts.map(|facts| clipped(facts.target.path())).unwrap_or_default();
+        let host = facts.and_then(|facts| facts.host.as_ref()?.to_str().ok()).unwrap_or_default();
+        // A request that did not come to its end is what people look for.
+        if end.result == "ok" {
+            access_line!(tracing::info, self, end, path, host);
+        } else {
+            access_line!(tracing::warn, self, end, path, host);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.write(&End {
+                result: "failed",
+                reason: "caller-gone",
+                detail: "",
+            });
+        }
+    }
+}
+
+/// For people: the method and the path.
+fn shown(method: &Method, facts: &Facts) -> String {
+    format!("{method} {}", clipped(facts.target.path()))
+}
+
+/// A normalised path is ASCII.
+fn clipped(path: &str) -> &str {
+    path.get(..MAX_PATH).unwrap_or(path)
+}

@@ -1,0 +1,290 @@
+//! What comes on a tunnel: one stream after the other, each recorded, judged,
+//! and carried to the app, as bytes or request by request.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch::Receiver;
+use watchword_daemon::sleep_until;
+use watchword_identity::Bundle;
+use watchword_policy::Protocol;
+use watchword_proto::tunnel::{Denied, Reason};
+use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
+
+use crate::connection::{Connection, Direction};
+use crate::directory::Found;
+use crate::ended::{Ended, Verdict};
+use crate::enforce::{Admission, Question};
+use crate::http;
+use crate::mesh::Mesh;
+use crate::refusal::{Refusal, Why};
+use crate::tunnel_io::TunnelIo;
+use crate::visitor::Visitor;
+
+/// An authenticated caller with its tunnel, and what that stands on.
+pub(super) struct Caller {
+    pub(super) visitor: Arc<Visitor>,
+    /// The earlier end of both certificates of the handshake.
+    pub(super) expires: SystemTime,
+    /// What the peer was verified by.
+    pub(super) trust: Arc<Bundle>,
+}
+
+/// What a tunnel is worth after a stream: nothing where it is not clean.
+type After = Result<Option<ServerTunnel<TunnelIo>>, TunnelError>;
+
+/// A stream that was let in, and what it takes to watch over it.
+struct Admitted {
+    opening: Opening<TunnelIo>,
+    connection: Connection,
+    question: Question,
+    changes: Receiver<u64>,
+}
+
+impl Admitted {
+    /// Resolves when policies have changed so that the stream would be denied.
+    fn cut(&self) -> impl Future<Output = Reason> + use<> {
+        let (question, changes) = (self.question.clone(), self.changes.clone());
+        async move { question.cut_when_denied(changes).await }
+    }
+}
+
+impl Caller {
+    /// One stream after the other, until the tunnel ends.
+    pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
+        while let Some(opening) = tunnel.next(self.goodbye()).await? {
+            let Visitor { from, dialled, peer, .. } = &*self.visitor;
+            let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
+            connection.set_peer(peer.to_string());
+            match Box::pin(self.serve(opening, connection)).await? {
+                Some(clean) => tunnel = clean,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The tunnel has failed. That the other side broke the protocol is
+    /// counted, and said although no stream was open.
+    pub(super) fn report(&self, error: &TunnelError) {
+        let (from, peer, reason) = (self.visitor.from, &self.visitor.peer, error.label());
+        if self.count_violation(error) {
+            tracing::warn!(%from, %peer, reason, %error, "the other side broke watchword/1: tunnel closed");
+        } else {
+            tracing::debug!(%from, %peer, reason, %error, "tunnel ended");
+        }
+    }
+
+    fn mesh(&self) -> &Mesh {
+        &self.visitor.mesh
+    }
+
+    fn count_violation(&self, error: &TunnelError) -> bool {
+        let violated = matches!(error.label(), "protocol" | "slow-frame" | "no-end");
+        if violated {
+            self.mesh().connections.telemetry().tunnel_violated(error.label());
+        }
+        violated
+    }
+
+    /// No new stream stands on a handshake whose certificates are over or
+    /// whose roots are not today's, and none begins while we stop.
+    async fn goodbye(&self) -> Reason {
+        tokio::select! {
+            () = sleep_until(&self.mesh().clock, self.expires) => Reason::Expired,
+            reason = self.leaving() => reason,
+        }
+    }
+
+    /// The part of it that is said within a stream, too. Expiry is not: the
+    /// client sees it coming, and a timer for each open stream has its price.
+    async fn leaving(&self) -> Reason {
+        tokio::select! {
+            () = self.trust_changes() => Reason::Rotated,
+            () = self.mesh().shutdown.requested() => Reason::Shutdown,
+        }
+    }
+
+    async fn trust_changes(&self) {
+        let mut generations = self.mesh().credentials.changes();
+        loop {
+            let current = self.mesh().credentials.current();
+            if current.is_some_and(|current| **current.bundle() != *self.trust) {
+                return;
+            }
+            if generations.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// One stream: judged after it was recorded, carried to the app, ended once.
+    async fn serve(&self, opening: Opening<TunnelIo>, mut connection: Connection) -> After {
+        let changes = self.mesh().snapshots.policy_changes();
+        let (question, admission) = match self.admit() {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                connection.end(&Ended::denied(&refusal));
+                return opening.deny(&self.word_for(&refusal)).await;
+            }
+        };
+        connection.set_protocol(question.protocol);
+        let admitted = Admitted {
+            opening,
+            connection,
+            question,
+            changes,
+        };
+        match admission {
+            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))).await,
+            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)).await,
+            Admission::Requests { some_may_pass: false } => {
+                Box::pin(self.carry_requests(admitted, None)).await
+            }
+        }
+    }
+
+    fn admit(&self) -> Result<(Question, Admission), Refusal> {
+        let question = Question {
+            visitor: Arc::clone(&self.visitor),
+            protocol: self.declared()?,
+        };
+        let admission = question.admit()?;
+        Ok((question, admission))
+    }
+
+    /// What the port speaks. A rule without ports means the ports that the
+    /// service declares, not whatever else listens on the workload's address.
+    fn declared(&self) -> Result<Protocol, Refusal> {
+        let directory = self
+            .mesh()
+            .snapshots
+            .directory()
+            .ok_or_else(|| Refusal::of(Why::NotReady))?;
+        match directory.find(self.visitor.dialled) {
+            Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
+            Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
+        }
+    }
+
+    /// As they come.
+    async fn serve_bytes(&self, admitted: Admitted, verdict: Verdict) -> After {
+        match self.dial(admitted).await {
+            Ok((admitted, app)) => {
+                let cut = admitted.cut();
+                let (tunnel, closed) = admitted.opening.carry(app, cut, self.leaving()).await;
+                self.settle(admitted.connection, closed, verdict, (admitted.question, admitted.changes));
+                Ok(tunnel)
+            }
+            Err(after) => after,
+        }
+    }
+
+    /// The app is dialled first: one that can't be reached is told to the
+    /// caller's sidecar, which has other replicas to try.
+    async fn serve_requests(&self, admitted: Admitted) -> After {
+        match self.dial(admitted).await {
+            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
+            Err(after) => after,
+        }
+    }
+
+    /// An HTTP server stands where the app would.
+    async fn carry_requests(&self, admitted: Admitted, app: Option<TcpStream>) -> After {
+        self.mesh().connections.telemetry().stream_opened();
+        let cut = admitted.cut();
+        let (tunnel_end, server_end) = http::pipe();
+        let stop = self.mesh().shutdown.requested();
+        let served = (Arc::clone(&self.visitor), admitted.question.protocol);
+        let serving = async {
+            if let Err(error) = http::serve(served, server_end, app, stop).await {
+                tracing::debug!(%error, "a caller's connection ended");
+            }
+            // What it owes to the caller is under way; the tunnel says when it is there.
+            std::future::pending::<()>().await;
+        };
+        let carrying = admitted.opening.carry(tunnel_end, cut, self.leaving());
+        let (tunnel, closed) = tokio::select! {
+            carried = carrying => carried,
+            () = serving => return Ok(None),
+        };
+        self.settle(
+            admitted.connection,
+            closed,
+            Verdict::none(),
+            (admitted.question, admitted.changes),
+        );
+        Ok(tunnel)
+    }
+
+    /// Dials the app. Otherwise the stream has ended.
+    async fn dial(&self, mut admitted: Admitted) -> Result<(Admitted, TcpStream), After> {
+        let Visitor { dialled, from, .. } = &*self.visitor;
+        let cut = admitted.cut();
+        let dial = self.mesh().dialler.connect_app(*dialled, from.ip());
+        let (opening, app) = match admitted.opening.dial(dial, cut).await {
+            Dialled::Done(opening, app) => (opening, app),
+            Dialled::Reset { reason, tunnel } => {
+                admitted.connection.end(&Ended::failed("peer-reset", Why::label_of(reason)));
+                return Err(Ok(tunnel));
+            }
+            Dialled::Cut(reason) => {
+                admitted.connection.end(&Ended::failed("cut", Why::label_of(reason)));
+                return Err(Ok(None));
+            }
+            Dialled::Lost(error) => {
+                admitted.connection.end(&Ended::failed(error.label(), error.to_string()));
+                return Err(Err(error));
+            }
+        };
+        match app {
+            Ok(app) => {
+                admitted.opening = opening;
+                Ok((admitted, app))
+            }
+            Err(error) => {
+                admitted.connection.end(&Ended::refused(&error.to_string()));
+                Err(opening.refuse(errno(&error)).await)
+            }
+        }
+    }
+
+    /// What a slow app has yet to take must not keep the tunnel.
+    fn settle<A: AppStream + Send + 'static>(
+        &self,
+        connection: Connection,
+        mut closed: Closed<A>,
+        verdict: Verdict,
+        (question, changes): (Question, Receiver<u64>),
+    ) {
+        if let CloseReason::Lost(error) = &closed.why {
+            self.count_violation(error);
+        }
+        if closed.owed.is_none() {
+            return connection.end(&Ended::of_served(&closed, verdict));
+        }
+        tokio::spawn(async move {
+            closed.settle(question.cut_when_denied(changes)).await;
+            connection.end(&Ended::of_served(&closed, verdict));
+        });
+    }
+
+    /// Policy and rule are for the own trust domain: to another only the reason.
+    fn word_for(&self, refusal: &Refusal) -> Denied {
+        let same_domain = self.visitor.is_of_our_domain();
+        let name = |name: &Option<Arc<str>>| name.as_deref().filter(|_| same_domain).unwrap_or_default().to_owned();
+        Denied {
+            reason: refusal.why.on_the_wire().into(),
+            policy: name(&refusal.policy),
+            rule: name(&refusal.rule),
+        }
+    }
+}
+
+fn errno(error: &std::io::Error) -> u32 {
+    error
+        .raw_os_error()
+        .and_then(|code| u32::try_from(code).ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,64 @@
+//! Who calls, and where: what all that comes by one tunnel has in common.
+//!
+//! Invariant: it never changes; what is judged of it is asked anew each time.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use http::HeaderValue;
+use watchword_identity::SpiffeId;
+
+use crate::mesh::Mesh;
+
+/// An authenticated caller and where it called.
+pub(crate) struct Visitor {
+    pub(crate) mesh: Mesh,
+    pub(crate) from: SocketAddr,
+    pub(crate) dialled: SocketAddr,
+    pub(crate) peer: SpiffeId,
+    pub(crate) own: SpiffeId,
+    /// SHA-256 of the leaf that the caller proved.
+    leaf: [u8; 32],
+    client_cert: OnceLock<Option<HeaderValue>>,
+    /// The workload calls itself.
+    pub(crate) is_itself: bool,
+}
+
+/// The two ends of a call, for a [`Visitor`].
+pub(crate) struct Ends {
+    pub(crate) from: SocketAddr,
+    pub(crate) dialled: SocketAddr,
+    pub(crate) is_itself: bool,
+}
+
+impl Visitor {
+    pub(crate) fn new(mesh: Mesh, ends: &Ends, (peer, own): (SpiffeId, SpiffeId), leaf: [u8; 32]) -> Self {
+        Self {
+            mesh,
+            from: ends.from,
+            dialled: ends.dialled,
+            peer,
+            own,
+            leaf,
+            client_cert: OnceLock::new(),
+            is_itself: ends.is_itself,
+        }
+    }
+
+    /// Whether caller and called are of one trust domain, and may know each
+    /// other's policies.
+    pub(crate) fn is_of_our_domain(&self) -> bool {
+        self.peer.trust_domain() == self.own.trust_domain()
+    }
+
+    /// The value of `x-forwarded-client-cert`: who was called, the hash of the
+    /// caller's leaf, and who called (Envoy, "x-forwarded-client-cert").
+    pub(crate) fn client_cert(&self) -> Option<&HeaderValue> {
+        let form = || {
+            let hash: String = self.leaf.iter().map(|byte| format!("{byte:02x}")).collect();
+            // A SPIFFE ID has none of the characters that would need quotes.
+            HeaderValue::try_from(format!("By={};Hash={hash};URI={}", self.own, self.peer)).ok()
+        };
+        self.client_cert.get_or_init(form).as_ref()
+    }
+}
