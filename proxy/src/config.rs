@@ -8,6 +8,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use watchword_identity::SpiffeId;
 
+pub use crate::address::Address;
+
 /// A daemon's sockets on a machine and in a pod.
 const DEFAULT_RUN_DIR: &str = "/run/watchword";
 /// `/livez`, `/readyz` and `/metrics`.
@@ -82,6 +84,20 @@ pub struct Config {
     /// How long open connections may go on after the wish to stop.
     #[serde(default = "default_drain")]
     pub drain_seconds: u16,
+    /// Where spans go; nowhere by default.
+    pub tracing: Option<Tracing>,
+}
+
+/// Where spans go, and how many.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tracing {
+    /// HOST:PORT, or unix:/PATH, of an OpenTelemetry collector: OTLP by gRPC,
+    /// in plaintext.
+    pub address: Address,
+    /// The share of traces that begin here and are recorded, 0 to 1.
+    #[serde(default = "one_percent")]
+    pub sample_ratio: f64,
 }
 
 /// Where certificates and snapshots come from.
@@ -89,42 +105,11 @@ pub struct Config {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ControlPlane {
     /// HOST:PORT, or unix:/PATH.
-    pub address: ControlAddress,
+    pub address: Address,
     /// Who must answer there.
     pub id: SpiffeIdText,
     /// PEM: the roots that its certificate must lead to.
     pub bundle_file: PathBuf,
-}
-
-/// HOST:PORT, or unix:/PATH.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum ControlAddress {
-    /// A name or address, and a port.
-    Tcp(String),
-    /// An absolute path.
-    Unix(PathBuf),
-}
-
-impl TryFrom<String> for ControlAddress {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = PathBuf::from(path);
-            return if path.is_absolute() {
-                Ok(Self::Unix(path))
-            } else {
-                Err(format!("{text:?}: the path after unix: must be absolute"))
-            };
-        }
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
-                Ok(Self::Tcp(text))
-            }
-            _ => Err(format!("{text:?}: expected HOST:PORT or unix:/PATH")),
-        }
-    }
 }
 
 /// A SPIFFE ID in a configuration.
@@ -280,6 +265,11 @@ impl Config {
         if !(1..=64).contains(&self.workers) {
             return Err(format!("workers: {} is not between 1 and 64", self.workers));
         }
+        if let Some(ratio) = self.tracing.as_ref().map(|tracing| tracing.sample_ratio)
+            && !(0.0..=1.0).contains(&ratio)
+        {
+            return Err(format!("tracing: sampleRatio: {ratio} is not between 0 and 1"));
+        }
         Ok(())
     }
 
@@ -292,6 +282,10 @@ impl Config {
 
 fn one() -> u16 {
     1
+}
+
+fn one_percent() -> f64 {
+    0.01
 }
 
 /// Below the 30 s that Kubernetes leaves a pod to end.
@@ -346,6 +340,17 @@ mod tests {
             ("role: agent\n", "proxy.yaml: role: agent is not supported"),
             ("interception: {excludeOutboundRanges: [10/99]}\n", "proxy.yaml:3:"),
             ("interception: {dialFrom: 127.0.0.6}\n", "proxy.yaml:3:"),
+            ("tracing: {}\n", "proxy.yaml:3:"),
+            ("tracing: {address: 'unix:otel.sock'}\n", "proxy.yaml:3:20: "),
+            ("tracing: {address: 'otel:4317', ratio: 1}\n", "proxy.yaml:3:33: "),
+            (
+                "tracing: {address: 'otel:4317', sampleRatio: 1.01}\n",
+                "proxy.yaml: tracing: sampleRatio: 1.01 is not between 0 and 1",
+            ),
+            (
+                "tracing: {address: 'otel:4317', sampleRatio: .nan}\n",
+                "proxy.yaml: tracing: sampleRatio: NaN is not between 0 and 1",
+            ),
         ];
         for (line, expected) in table {
             let error = Config::parse("proxy.yaml", &format!("{SMALLEST}{line}"))
@@ -356,12 +361,15 @@ mod tests {
     }
 
     #[test]
-    fn a_control_address_is_a_port_or_a_socket() {
-        let parse = |text: &str| ControlAddress::try_from(text.to_owned());
-        assert_eq!(parse("unix:/a/b"), Ok(ControlAddress::Unix("/a/b".into())));
-        assert_eq!(parse("[::1]:15012"), Ok(ControlAddress::Tcp("[::1]:15012".into())));
-        for wrong in ["", "host", "host:0", ":15012", "unix:control.sock", "host:99999"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
+    fn one_trace_in_a_hundred_is_recorded_unless_somebody_says_otherwise() {
+        let tracing = |keys: &str| {
+            let text = format!("{SMALLEST}tracing: {{address: 'unix:/run/otel.sock'{keys}}}\n");
+            Config::parse("proxy.yaml", &text).unwrap().tracing.unwrap()
+        };
+        assert_eq!(tracing("").address, Address::Unix("/run/otel.sock".into()));
+        let ratios =
+            ["", ", sampleRatio: 0", ", sampleRatio: 1", ", sampleRatio: 0.5"].map(|keys| tracing(keys).sample_ratio);
+        assert_eq!(ratios, [0.01, 0.0, 1.0, 0.5]);
+        assert!(Config::parse("proxy.yaml", SMALLEST).unwrap().tracing.is_none());
     }
 }

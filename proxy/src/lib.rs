@@ -5,8 +5,10 @@
 //! readable from top to bottom. [`run`] puts the parts together.
 
 mod accept;
+mod address;
 mod admin;
 mod balance;
+mod collector;
 pub mod config;
 mod connection;
 mod control;

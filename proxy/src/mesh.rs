@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use watchword_daemon::{Clock, Shutdown};
+use watchword_daemon::{Clock, Shutdown, Traces};
 use watchword_mtls::Credentials;
 
 use crate::balance::Loads;
@@ -28,6 +28,7 @@ pub(crate) struct Mesh {
     pub(crate) live_tunnels: LiveTunnels,
     pub(crate) tunnels: Tunnels,
     pub(crate) loads: Arc<Loads>,
+    pub(crate) traces: Traces,
     pub(crate) shutdown: Shutdown,
     /// For open connections to end after the wish to stop.
     pub(crate) drain: Duration,

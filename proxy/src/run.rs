@@ -12,6 +12,7 @@ use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, 
 use watchword_mtls::{Credentials, Now};
 
 use crate::admin::{self, Shown};
+use crate::collector;
 use crate::config::{Config, LoopProtection, PROXY_UID};
 use crate::connection::Connections;
 use crate::control::bundles::Bundles;
@@ -53,6 +54,12 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         clock: Arc::clone(&clock),
         telemetry: telemetry.clone(),
     };
+    let traces = collector::traces(
+        config.tracing.as_ref(),
+        means.dialler,
+        Arc::clone(&clock),
+        (metrics.meter(), instance_name()),
+    );
     let mesh = Mesh {
         credentials: means.credentials.clone(),
         snapshots: Arc::new(Snapshots::new()),
@@ -62,6 +69,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         handshakes: Handshakes::default(),
         tunnels: Tunnels::new(means),
         loads: Arc::default(),
+        traces,
         live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
@@ -83,6 +91,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         let joined = tokio::task::spawn_blocking(move || worker.join()).await?;
         joined.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
     }
+    mesh.traces.flush().await;
     Ok(())
 }
 

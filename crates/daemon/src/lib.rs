@@ -1,8 +1,8 @@
 //! What every daemon of the project needs, whoever it is: a clock, shutdown,
-//! readiness, logs, metrics and the pages that show them.
+//! readiness, logs, metrics and the pages that show them, and traces.
 //!
 //! Invariants: knows none of the project's other crates, and nothing of
-//! identities, policies or tunnels.
+//! identities, policies or tunnels, whose names are texts here.
 
 mod clock;
 mod health;
@@ -11,6 +11,7 @@ mod metrics;
 mod process;
 mod readiness;
 mod shutdown;
+mod traces;
 mod trouble;
 
 pub use clock::{Clock, ManualClock, SystemClock, sleep_until};
@@ -20,4 +21,5 @@ pub use metrics::{Metrics, MetricsError};
 pub use process::{is_near_descriptor_limit, prepare_process};
 pub use readiness::{Blocker, Readiness};
 pub use shutdown::Shutdown;
-pub use trouble::Trouble;
+pub use traces::{Asked, RequestSpan, TraceId, TraceSettings, Traces};
+pub use trouble::{Trouble, explain};

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{UnixStream, lookup_host};
 use tonic::transport::{Channel, Endpoint, Uri};
 use watchword_identity::{SpiffeId, TrustDomain};
 use watchword_mtls::{ControlClient, HandshakeError, TlsStream};
 
-use crate::config::ControlAddress;
+use crate::address::{Address, Io};
 use crate::dial::Dialler;
 
 /// For connecting, and for a call's answer to begin where nothing is signed.
@@ -31,19 +29,16 @@ pub(crate) enum ReachError {
     Handshake { address: String, problem: HandshakeError },
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 /// Where the control plane is, and who it must be.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
-    address: ControlAddress,
+    address: Address,
     id: SpiffeId,
     dialler: Dialler,
 }
 
 impl ControlPlane {
-    pub(crate) fn new(address: ControlAddress, id: SpiffeId, dialler: Dialler) -> Self {
+    pub(crate) fn new(address: Address, id: SpiffeId, dialler: Dialler) -> Self {
         Self { address, id, dialler }
     }
 
@@ -76,53 +71,20 @@ impl ControlPlane {
     }
 
     async fn shake_hands(&self, client: &ControlClient) -> Result<TlsStream<Box<dyn Io>>, ReachError> {
-        let io = self.dial().await.map_err(|problem| ReachError::Dial {
-            address: self.address_text(),
-            problem,
-        })?;
+        let io = self
+            .address
+            .dial(&self.dialler)
+            .await
+            .map_err(|problem| ReachError::Dial {
+                address: self.address.to_string(),
+                problem,
+            })?;
         client
             .connect(io, &self.id)
             .await
             .map_err(|problem| ReachError::Handshake {
-                address: self.address_text(),
+                address: self.address.to_string(),
                 problem,
             })
     }
-
-    async fn dial(&self) -> io::Result<Box<dyn Io>> {
-        match &self.address {
-            ControlAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-            ControlAddress::Tcp(address) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for candidate in lookup_host(address).await? {
-                    match self.dialler.connect(candidate).await {
-                        Ok(stream) => return Ok(Box::new(stream)),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
-
-    fn address_text(&self) -> String {
-        match &self.address {
-            ControlAddress::Unix(path) => format!("unix:{}", path.display()),
-            ControlAddress::Tcp(address) => address.clone(),
-        }
-    }
-}
-
-/// The whole chain of causes, since transports hide the one that matters.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use watchword_daemon::{Blocker, Clock, sleep_until};
+use watchword_daemon::{Blocker, Clock, explain, sleep_until};
 use watchword_identity::schedule::pause_after;
 use watchword_mtls::Credentials;
 use watchword_proto::control::{
@@ -17,7 +17,7 @@ use watchword_proto::directory::Directory;
 use watchword_proto::{POLICY_SCHEMA, bundle_from_proto, policies_from_proto};
 
 use super::bundles::{Bundles, Number};
-use super::channel::{CALL_DEADLINE, ControlPlane, MAX_MESSAGE, explain};
+use super::channel::{CALL_DEADLINE, ControlPlane, MAX_MESSAGE};
 use crate::directory::DirectoryIndex;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;

@@ -7,7 +7,7 @@ use watchword_mtls::Now;
 use watchword_proto::control::{Bundle, Directory, PolicySet};
 
 use super::*;
-use crate::config::ControlAddress;
+use crate::address::Address;
 use crate::dial::Dialler;
 
 /// A follower that has heard nothing yet.
@@ -25,7 +25,7 @@ impl Fixture {
         let credentials = Credentials::new(Now::new(move || now.now()));
         let follower = Follower {
             control_plane: ControlPlane::new(
-                ControlAddress::Unix(PathBuf::from("nowhere")),
+                Address::Unix(PathBuf::from("nowhere")),
                 SpiffeId::new("spiffe://example.org/watchword/control-plane").unwrap(),
                 Dialler::without_trial(),
             ),

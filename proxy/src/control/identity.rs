@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
-use watchword_daemon::{Blocker, Clock, sleep_until};
+use watchword_daemon::{Blocker, Clock, explain, sleep_until};
 use watchword_identity::schedule::{pause_after, renew_at};
 use watchword_identity::{Bundle, BundleError, SpiffeId, Svid, SvidError};
 use watchword_mtls::{ControlClient, Credentials, PublishError};
@@ -16,7 +16,7 @@ use watchword_proto::control::{AttestRequest, IdentityClient, IssueResponse, Ren
 use watchword_proto::{InvalidMessage, bundle_from_proto};
 
 use super::bundles::Bundles;
-use super::channel::{ControlPlane, explain};
+use super::channel::ControlPlane;
 use super::token::{TokenError, TokenSource};
 use crate::connection::Connections;
 
