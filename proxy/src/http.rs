@@ -8,6 +8,7 @@
 
 mod answer;
 mod app;
+mod app_pool;
 mod body;
 mod expect;
 mod fault;
@@ -47,6 +48,7 @@ use crate::enforce::Question;
 use crate::refusal::Refusal;
 use crate::visitor::Visitor;
 
+pub(crate) use app_pool::AppPool;
 pub(crate) use pipe::pipe;
 pub(crate) use request::Facts;
 pub(crate) use reset_on_drop::ResetOnDrop;
@@ -141,13 +143,13 @@ impl Requests {
     async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, WasCut> {
         let mut record = Record::begin(self.question.clone(), request.method().clone());
         if let Some(fault) = marked(&request) {
-            return Ok(refuse(fault, record));
+            return Ok(refuse(fault, "", record));
         }
         let caller = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
         let facts = match clean(&mut parts) {
             Ok(facts) => Arc::new(facts),
-            Err(fault) => return Ok(refuse(fault, record)),
+            Err(fault) => return Ok(refuse(fault, parts.uri.path(), record)),
         };
         record.is_about(Arc::clone(&facts));
         let changes = self.visitor().mesh.snapshots.policy_changes();
@@ -159,16 +161,17 @@ impl Requests {
         let upload = Upload::new(body, record.sent());
         let answered = tokio::select! {
             biased;
-            refusal = &mut cut => {
-                record.cut(&refusal);
-                return Err(WasCut);
-            }
-            answered = self.send(parts, upload, &facts) => answered,
+            refusal = &mut cut => Err(refusal),
+            answered = self.send(parts, upload, (&facts, &record)) => Ok(answered),
         };
-        Ok(match answered {
-            Ok(response) => self.pass_on(response, caller, cut, record),
-            Err(error) => failed(&error, facts.is_grpc(), record),
-        })
+        match answered {
+            Ok(Ok(response)) => Ok(self.pass_on(response, caller, cut, record)),
+            Ok(Err(error)) => Ok(failed(&error, facts.is_grpc(), record)),
+            Err(refusal) => {
+                record.cut(&refusal);
+                Err(WasCut)
+            }
+        }
     }
 
     fn visitor(&self) -> &Visitor {
@@ -184,21 +187,27 @@ impl Requests {
     /// To the app. Once more, where the app closed a connection that it had
     /// kept in the moment in which the request was on its way, and to do it
     /// twice does no harm (RFC 9110 section 9.2.2).
-    async fn send(&self, parts: Parts, upload: Upload, facts: &Facts) -> Result<Response<Incoming>, AppError> {
+    async fn send(
+        &self,
+        parts: Parts,
+        upload: Upload,
+        (facts, record): (&Facts, &Record),
+    ) -> Result<Response<Incoming>, AppError> {
         let may_repeat = upload.is_end_stream() && parts.method.is_idempotent();
         let version = parts.version;
-        match self.app.send(self.prepared(parts, upload)).await {
+        match self.app.send(self.prepared(parts, upload, record)).await {
             Err(AppError::Broken { kept: true, .. }) if may_repeat => {
                 let (mut parts, ()) = Request::new(()).into_parts();
                 parts.version = version;
                 facts.restore(&mut parts);
-                self.app.send(self.prepared(parts, Upload::empty())).await
+                self.app.send(self.prepared(parts, Upload::empty(), record)).await
             }
             answered => answered,
         }
     }
 
-    fn prepared(&self, mut parts: Parts, mut upload: Upload) -> Request<Upload> {
+    fn prepared(&self, mut parts: Parts, mut upload: Upload, record: &Record) -> Request<Upload> {
+        record.pass_trace_on(&mut parts.headers);
         if let Some(caller) = self.visitor().client_cert() {
             parts.headers.insert(CLIENT_CERT, caller.clone());
         }
@@ -241,8 +250,8 @@ fn marked(request: &Request<Incoming>) -> Option<Fault> {
     Fault::from_mark(label.as_bytes())
 }
 
-fn refuse(fault: Fault, record: Record) -> Response<Answer> {
-    record.refused(fault);
+fn refuse(fault: Fault, target: &str, record: Record) -> Response<Answer> {
+    record.refused(fault, target);
     refused(fault)
 }
 

@@ -11,6 +11,7 @@ use crate::balance::Loads;
 use crate::connection::Connections;
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
+use crate::http::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::snapshots::Snapshots;
 use crate::tunnels::Tunnels;
@@ -27,6 +28,7 @@ pub(crate) struct Mesh {
     pub(crate) handshakes: Handshakes,
     pub(crate) live_tunnels: LiveTunnels,
     pub(crate) tunnels: Tunnels,
+    pub(crate) app_pool: AppPool,
     pub(crate) loads: Arc<Loads>,
     pub(crate) traces: Traces,
     pub(crate) shutdown: Shutdown,
@@ -40,6 +42,7 @@ impl Mesh {
         Self {
             handshakes: Handshakes::default(),
             tunnels: self.tunnels.for_worker(),
+            app_pool: AppPool::default(),
             loads: Arc::default(),
             ..self.clone()
         }

@@ -21,6 +21,7 @@ use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
+use crate::http::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
@@ -68,6 +69,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         clock,
         handshakes: Handshakes::default(),
         tunnels: Tunnels::new(means),
+        app_pool: AppPool::default(),
         loads: Arc::default(),
         traces,
         live_tunnels: LiveTunnels::default(),

@@ -17,6 +17,9 @@ pub(crate) struct Visitor {
     pub(crate) dialled: SocketAddr,
     pub(crate) peer: SpiffeId,
     pub(crate) own: SpiffeId,
+    /// As text, which each request needs: who calls and who is called.
+    pub(crate) peer_text: String,
+    pub(crate) own_text: String,
     /// SHA-256 of the leaf that the caller proved.
     leaf: [u8; 32],
     client_cert: OnceLock<Option<HeaderValue>>,
@@ -35,6 +38,8 @@ impl Visitor {
     pub(crate) fn new(mesh: Mesh, ends: &Ends, (peer, own): (SpiffeId, SpiffeId), leaf: [u8; 32]) -> Self {
         Self {
             mesh,
+            peer_text: peer.to_string(),
+            own_text: own.to_string(),
             from: ends.from,
             dialled: ends.dialled,
             peer,
@@ -57,7 +62,7 @@ impl Visitor {
         let form = || {
             let hash: String = self.leaf.iter().map(|byte| format!("{byte:02x}")).collect();
             // A SPIFFE ID has none of the characters that would need quotes.
-            HeaderValue::try_from(format!("By={};Hash={hash};URI={}", self.own, self.peer)).ok()
+            HeaderValue::try_from(format!("By={};Hash={hash};URI={}", self.own_text, self.peer_text)).ok()
         };
         self.client_cert.get_or_init(form).as_ref()
     }

@@ -20,7 +20,7 @@ use super::body::Upload;
 use super::{H2_WINDOW, MAX_HEADERS};
 use crate::visitor::Visitor;
 
-type Http1 = http1::SendRequest<Upload>;
+pub(crate) type Http1 = http1::SendRequest<Upload>;
 type Http2 = http2::SendRequest<Upload>;
 
 /// Why the app did not answer.
@@ -92,11 +92,15 @@ impl App {
 
     /// A connection that is ready, and whether it was used before.
     async fn http1(&self) -> Result<(Http1, bool), AppError> {
-        let kept = lock(&self.http1).take();
-        if let Some(mut kept) = kept
-            && kept.ready().await.is_ok()
-        {
-            return Ok((kept, true));
+        let mut kept = lock(&self.http1).take();
+        if kept.is_none() && lock(&self.first).is_none() {
+            kept = self.visitor.mesh.app_pool.take(&self.visitor);
+        }
+        while let Some(mut sender) = kept {
+            if sender.ready().await.is_ok() {
+                return Ok((sender, true));
+            }
+            kept = self.visitor.mesh.app_pool.take(&self.visitor);
         }
         let stream = self.dial().await?;
         let (sender, connection) = http1::Builder::new()
@@ -170,6 +174,18 @@ impl App {
             mesh.dialler.connect_app(*dialled, from.ip()).await
         };
         dialled.map_err(AppError::Unreachable)
+    }
+}
+
+impl Drop for App {
+    /// The caller's connection is over, the app's may be good for another one.
+    fn drop(&mut self) {
+        let kept = lock(&self.http1).take();
+        if let Some(sender) = kept.filter(Http1::is_ready)
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.visitor.mesh.app_pool.put(&self.visitor, sender);
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
+use watchword_daemon::{Asked, RequestSpan};
 use watchword_policy::Decision;
 
 use super::fault::Fault;
@@ -27,6 +28,9 @@ pub(crate) struct Record {
     verdict: Verdict,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
+    span: Option<RequestSpan>,
+    /// Of a request that could not be cleaned: as it came.
+    raw: String,
     ended: bool,
 }
 
@@ -45,8 +49,8 @@ macro_rules! access_line {
         level!(
             target: "access",
             direction = "inbound",
-            client_id = %visitor.peer,
-            server_id = %visitor.own,
+            client_id = visitor.peer_text.as_str(),
+            server_id = visitor.own_text.as_str(),
             client = %visitor.from,
             dialled = %visitor.dialled,
             protocol = $record.question.protocol.as_str(),
@@ -63,6 +67,7 @@ macro_rules! access_line {
             bytes_received = $record.received.load(Ordering::Relaxed),
             duration_ms = u64::try_from($record.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             detail = $end.detail,
+            trace_id = $record.span.as_ref().and_then(RequestSpan::trace_id).map(tracing::field::display),
             "request"
         );
     }};
@@ -79,6 +84,8 @@ impl Record {
             verdict: Verdict::none(),
             sent: Arc::default(),
             received: Arc::default(),
+            span: None,
+            raw: String::new(),
             ended: false,
         }
     }
@@ -94,11 +101,37 @@ impl Record {
     }
 
     pub(crate) fn is_about(&mut self, facts: Arc<Facts>) {
+        let visitor = &self.question.visitor;
+        let asked = Asked {
+            method: &facts.method,
+            path: facts.target.path(),
+            port: visitor.dialled.port(),
+            from: visitor.from.ip(),
+            client: &visitor.peer_text,
+            server: &visitor.own_text,
+        };
+        self.span = Some(visitor.mesh.traces.begin(&asked, &facts.headers));
         self.facts = Some(facts);
     }
 
+    /// Makes the next hop's span a child of this request's.
+    pub(crate) fn pass_trace_on(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            span.pass_on(headers);
+        }
+    }
+
     pub(crate) fn allowed(&mut self, decision: &Decision) {
-        self.verdict = Verdict::of(decision);
+        self.judged(Verdict::of(decision));
+    }
+
+    fn judged(&mut self, verdict: Verdict) {
+        let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        if let Some(span) = &mut self.span {
+            let (policy, rule) = (named(verdict.policy()), named(verdict.rule()));
+            span.judged(verdict.decision, policy.as_deref(), rule.as_deref());
+        }
+        self.verdict = verdict;
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
@@ -112,22 +145,23 @@ impl Record {
 
     pub(crate) fn denied(mut self, refusal: &Refusal, status: StatusCode) {
         self.status = Some(status);
-        self.verdict = Verdict::of_refusal(refusal);
+        self.judged(Verdict::of_refusal(refusal));
         let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
         let visitor = &self.question.visitor;
         visitor.mesh.connections.request_denied(visitor, refusal, shown);
         self.end("denied", refusal.reason, "");
     }
 
-    /// By nobody's policy: it can't be understood.
-    pub(crate) fn refused(mut self, fault: Fault) {
+    /// By nobody's policy: it can't be understood. `target` is as it came.
+    pub(crate) fn refused(mut self, fault: Fault, target: &str) {
+        self.raw = target.chars().take(MAX_PATH).collect();
         self.status = Some(fault.status());
         self.verdict.decision = "deny";
         self.end("denied", fault.label(), &fault.sentence());
     }
 
     pub(crate) fn cut(mut self, refusal: &Refusal) {
-        self.verdict = Verdict::of_refusal(refusal);
+        self.judged(Verdict::of_refusal(refusal));
         self.end("failed", "policy-changed", "");
     }
 
@@ -148,19 +182,23 @@ impl Record {
         self.ended = true;
         let visitor = &self.question.visitor;
         visitor.mesh.connections.telemetry().request_ended(
-            &visitor.peer.to_string(),
+            &visitor.peer_text,
             &self.method,
             self.status,
             self.began.elapsed(),
         );
         let facts = self.facts.as_deref();
-        let path = facts.map(|facts| clipped(facts.target.path())).unwrap_or_default();
+        let path = facts.map_or(self.raw.as_str(), |facts| clipped(facts.target.path()));
         let host = facts.and_then(|facts| facts.host.as_ref()?.to_str().ok()).unwrap_or_default();
         // A request that did not come to its end is what people look for.
         if end.result == "ok" {
             access_line!(tracing::info, self, end, path, host);
         } else {
             access_line!(tracing::warn, self, end, path, host);
+        }
+        // One that has no status was cut off: it ends as cancelled.
+        if let (Some(span), Some(status)) = (self.span.take(), self.status) {
+            span.end(status);
         }
     }
 }

@@ -184,6 +184,9 @@ impl Caller {
     /// The app is dialled first: one that can't be reached is told to the
     /// caller's sidecar, which has other replicas to try.
     async fn serve_requests(&self, admitted: Admitted) -> After {
+        if self.mesh().app_pool.has(&self.visitor) {
+            return Box::pin(self.carry_requests(admitted, None)).await;
+        }
         match self.dial(admitted).await {
             Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
             Err(after) => after,
