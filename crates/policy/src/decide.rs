@@ -8,16 +8,20 @@
 //!
 //! Invariants: a `PolicySet` never changes; a decision costs the same with ten
 //! rules as with ten thousand, and allocates nothing (what stays linear stands
-//! in `table` and `http`). Where several rules match, the first one in the
+//! in `path_trie` and `conditions`). Where several rules match, the first one in the
 //! order of the set is named.
 
+mod blocks;
+mod conditions;
 mod decision;
+mod path_trie;
+mod path_view;
 mod table;
 
 use std::sync::Arc;
 
 pub use decision::{Call, Decision, Denial, Gate, Reason, Request, Verdict};
-use table::{Asked, Effect, RuleOrder, Table};
+use table::{Asked, Effect, Question, RuleOrder, Table};
 
 use crate::id_map::IdMap;
 use crate::model::Policy;
@@ -228,8 +232,9 @@ impl Found {
             return;
         }
         self.first = earlier(self.first, side.first);
-        self.deny = earlier(self.deny, side.deny.first_match(Effect::Deny, call, asked));
-        self.allow = earlier(self.allow, side.allow.first_match(Effect::Allow, call, asked));
+        let question = |effect| Question { effect, call, asked };
+        self.deny = earlier(self.deny, side.deny.first_match(&question(Effect::Deny)));
+        self.allow = earlier(self.allow, side.allow.first_match(&question(Effect::Allow)));
     }
 }
 
