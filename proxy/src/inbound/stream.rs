@@ -172,6 +172,7 @@ impl Caller {
     async fn serve_bytes(&self, admitted: Admitted, verdict: Verdict) -> After {
         match self.dial(admitted).await {
             Ok((admitted, app)) => {
+                self.mesh().connections.telemetry().stream_opened();
                 let cut = admitted.cut();
                 let (tunnel, closed) = admitted.opening.carry(app, cut, self.leaving()).await;
                 self.settle(admitted.connection, closed, verdict, (admitted.question, admitted.changes));
