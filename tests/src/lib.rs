@@ -11,6 +11,7 @@ mod offline;
 mod output;
 mod processes;
 mod programs;
+mod tools;
 mod vault;
 
 pub use kubernetes::Kubernetes;
@@ -19,4 +20,5 @@ pub use offline::{OfflineAuthority, openssl};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
+pub use tools::tool;
 pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault};
