@@ -12,12 +12,29 @@ say() { printf '%s\n' "== $*" >&2; }
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 
+apt_install() {
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+# without_starting COMMAND...: Debian starts a server that it installs (nginx on
+# port 80, and others), unless this file says no. Only the programs are wanted.
+without_starting() (
+    says_no=/usr/sbin/policy-rc.d
+    if [ ! -e "$says_no" ]; then
+        trap 'rm -f "$says_no"' EXIT
+        trap 'exit 1' INT TERM
+        printf '#!/bin/sh\nexit 101\n' >"$says_no"
+        chmod 755 "$says_no"
+    fi
+    "$@"
+)
+
 install_missing() {
     [ -z "$missing" ] && return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "installing$missing with apt-get"
         # shellcheck disable=SC2086
-        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >&2
+        without_starting apt_install $missing >&2
     else
         say "missing:$missing. Install with: sudo apt-get install$missing (or your system's packages of that name)"
         exit 1

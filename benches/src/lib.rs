@@ -1,5 +1,6 @@
 //! Set-up that the benchmarks share: certificates, policies, and tunnels in
-//! memory; and the report of those that start processes.
+//! memory; for those that start processes, what the kernel says of them and
+//! the report.
 //!
 //! Invariants: everything is made at run time, in well under a second, so that
 //! each benchmark also runs once as a test; no sockets, no files, no wall
@@ -8,6 +9,7 @@
 //! what is measured.
 #![allow(clippy::expect_used, clippy::panic, reason = "a failed benchmark has to stop")]
 
+pub mod kernel;
 pub mod mesh;
 pub mod pipes;
 pub mod report;

@@ -150,7 +150,7 @@ fn endpoint_from_proto(message: control::Endpoint, field: &str) -> Result<Endpoi
     })
 }
 
-fn port_from_proto(port: u32, field: &str) -> Result<u16, InvalidMessage> {
+pub(crate) fn port_from_proto(port: u32, field: &str) -> Result<u16, InvalidMessage> {
     u16::try_from(port)
         .ok()
         .filter(|&port| port > 0)

@@ -25,9 +25,10 @@ pub mod control {
     pub use crate::generated::identity_client::IdentityClient;
     pub use crate::generated::identity_server::{Identity, IdentityServer};
     pub use crate::generated::{
-        Ack, AttestRequest, Bundle, Directory, Endpoint, Hello, IssueResponse, Nack, Policy, PolicySet, Port, Protocol,
-        RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request,
-        snapshot_update, subscribe_request,
+        Ack, AttestRequest, Bundle, Directory, Endpoint, GrpcMatch, GrpcMatches, HeaderMatch, Hello, HttpMatch,
+        HttpMatches, IssueResponse, Nack, Policy, PolicySet, Port, Protocol, RenewRequest, Rule, Service,
+        SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request, header_match, rule, snapshot_update,
+        subscribe_request,
     };
 }
 

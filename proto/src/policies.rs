@@ -1,15 +1,29 @@
 //! Policies to and from their message.
+//!
+//! Invariant: what comes out of [`policies_from_proto`] holds what a policy
+//! file is held to. One rule that can't be understood refuses the whole set:
+//! leaving it out could allow what it denies.
 
-use watchword_policy::{IdPattern, Policy, Requests, Rule};
+mod requests;
+
+use std::collections::HashSet;
+
+use watchword_policy::{IdPattern, MAX_NAME, MAX_RULE_WEIGHT, MAX_SET_WEIGHT, Policy, Requests, Rule, is_name};
 
 use crate::{InvalidMessage, control};
 
-/// The schema that this build writes and understands.
-pub const POLICY_SCHEMA: u32 = 1;
+/// The newest schema that this build writes and understands. 2 added
+/// `requests` to rules.
+pub const POLICY_SCHEMA: u32 = 2;
 
-/// Policies as they go over the wire.
+/// The schema of policies without `requests`.
+const WITHOUT_REQUESTS: u32 = 1;
+
+/// Policies as they go over the wire, in the oldest schema that can say them,
+/// so that an older proxy goes on working where nothing is asked of it that it
+/// does not know.
 pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> control::PolicySet {
-    let policies = policies
+    let policies: Vec<control::Policy> = policies
         .into_iter()
         .map(|policy| control::Policy {
             name: policy.name.to_string(),
@@ -19,17 +33,19 @@ pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -
             audit: policy.audit,
         })
         .collect();
-    control::PolicySet {
-        schema: POLICY_SCHEMA,
-        policies,
-    }
+    let schema = if policies.iter().any(asks_for_requests) {
+        POLICY_SCHEMA
+    } else {
+        WITHOUT_REQUESTS
+    };
+    control::PolicySet { schema, policies }
 }
 
 /// Policies that came over the wire.
 ///
 /// # Errors
-/// When the schema is newer than this build or not said, or a rule can't be understood:
-/// leaving one out could allow what it denies.
+/// When the schema is newer than this build or not said, or a rule can't be
+/// understood.
 pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, InvalidMessage> {
     if message.schema == 0 {
         return Err(InvalidMessage::new("schema", "none is given"));
@@ -41,22 +57,40 @@ pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, I
         );
         return Err(InvalidMessage::new("schema", problem));
     }
-    message.policies.into_iter().map(policy_from_proto).collect()
+    if message.schema == WITHOUT_REQUESTS && message.policies.iter().any(asks_for_requests) {
+        return Err(InvalidMessage::new("schema", "1 has no `http` and no `grpc`"));
+    }
+    let policies: Vec<Policy> = message
+        .policies
+        .into_iter()
+        .map(policy_from_proto)
+        .collect::<Result<_, _>>()?;
+    let names = policies.iter().map(|policy| policy.name.as_str());
+    check_unique(names, "policies")?;
+    let weight = policies
+        .iter()
+        .fold(0, |sum: usize, policy| sum.saturating_add(policy.weight()));
+    if weight > MAX_SET_WEIGHT {
+        let problem = format!("{weight} combinations of caller, port and request, above {MAX_SET_WEIGHT}");
+        return Err(InvalidMessage::new("policies", problem));
+    }
+    Ok(policies)
+}
+
+fn asks_for_requests(policy: &control::Policy) -> bool {
+    let mut rules = policy.allow.iter().chain(&policy.deny);
+    rules.any(|rule| rule.requests.is_some())
 }
 
 fn policy_from_proto(message: control::Policy) -> Result<Policy, InvalidMessage> {
     let field = format!("policy {:?}", message.name);
+    check_name(&message.name, &field)?;
     let service = pattern(&message.service, &field)?;
-    let allow = message
-        .allow
-        .into_iter()
-        .map(|rule| rule_from_proto(rule, &field))
-        .collect::<Result<_, _>>()?;
-    let deny = message
-        .deny
-        .into_iter()
-        .map(|rule| rule_from_proto(rule, &field))
-        .collect::<Result<_, _>>()?;
+    let rules = |rules: Vec<control::Rule>| -> Result<Vec<Rule>, InvalidMessage> {
+        rules.into_iter().map(|rule| rule_from_proto(rule, &field)).collect()
+    };
+    let (allow, deny) = (rules(message.allow)?, rules(message.deny)?);
+    check_unique(allow.iter().chain(&deny).map(|rule| rule.name.as_str()), &field)?;
     Ok(Policy {
         name: message.name,
         service,
@@ -71,11 +105,13 @@ fn rule_to_proto(rule: &Rule) -> control::Rule {
         name: rule.name.to_string(),
         from: rule.from.iter().map(IdPattern::to_string).collect(),
         ports: rule.ports.iter().copied().map(u32::from).collect(),
+        requests: requests::to_proto(&rule.requests),
     }
 }
 
 fn rule_from_proto(message: control::Rule, policy: &str) -> Result<Rule, InvalidMessage> {
     let field = format!("{policy}, rule {:?}", message.name);
+    check_name(&message.name, &field)?;
     if message.from.is_empty() {
         return Err(InvalidMessage::new(field, "`from` is empty"));
     }
@@ -87,16 +123,46 @@ fn rule_from_proto(message: control::Rule, policy: &str) -> Result<Rule, Invalid
     let ports = message
         .ports
         .into_iter()
-        .map(|port| u16::try_from(port).map_err(|_| InvalidMessage::new(field.as_str(), "not a port")))
+        .map(|port| crate::directory::port_from_proto(port, &field))
         .collect::<Result<_, _>>()?;
-    Ok(Rule {
+    let requests = match message.requests {
+        Some(requests) => requests::from_proto(requests, &field)?,
+        None => Requests::All,
+    };
+    let rule = Rule {
         name: message.name,
         from,
         ports,
-        requests: Requests::All,
-    })
+        requests,
+    };
+    if rule.weight() > MAX_RULE_WEIGHT {
+        let problem = format!("more than {MAX_RULE_WEIGHT} combinations of caller, port and request");
+        return Err(InvalidMessage::new(field, problem));
+    }
+    Ok(rule)
 }
 
 fn pattern(text: &str, field: &str) -> Result<IdPattern, InvalidMessage> {
     text.parse().map_err(|error| InvalidMessage::new(field, error))
 }
+
+fn check_name(name: &str, field: &str) -> Result<(), InvalidMessage> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let problem = format!("its name is not 1 to {MAX_NAME} characters, or has control characters or spaces around it");
+    Err(InvalidMessage::new(field, problem))
+}
+
+fn check_unique<'a>(names: impl Iterator<Item = &'a str>, field: &str) -> Result<(), InvalidMessage> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(InvalidMessage::new(field, format!("two are named {name:?}")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod otlp;
 mod output;
 mod processes;
 mod programs;
+mod tools;
 mod vault;
 
 pub use kubernetes::Kubernetes;
@@ -21,4 +22,5 @@ pub use otlp::{Collector, ReceivedSpan};
 pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
+pub use tools::tool;
 pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault};

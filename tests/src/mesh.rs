@@ -18,6 +18,7 @@ use crate::programs::binary;
 pub struct MeshFile {
     folder: TempDir,
     name: String,
+    log: &'static str,
 }
 
 impl MeshFile {
@@ -45,7 +46,17 @@ impl MeshFile {
             format!("name: {name}\ntrustDomain: example.org\npolicies: [policies.yaml]\n{top}\nservices:\n{indented}");
         fs::write(folder.path().join("mesh.yaml"), text)?;
         fs::write(folder.path().join("policies.yaml"), policies)?;
-        Ok(Self { folder, name })
+        Ok(Self {
+            folder,
+            name,
+            log: "info",
+        })
+    }
+
+    /// What the daemons log, instead of every call.
+    #[must_use]
+    pub fn log(self, level: &'static str) -> Self {
+        Self { log: level, ..self }
     }
 
     /// Writes a file beside the mesh file.
@@ -114,7 +125,7 @@ impl MeshFile {
         command
             .arg("up")
             .arg(self.folder.path().join("mesh.yaml"))
-            .env("WATCHWORD_LOG", "info");
+            .env("WATCHWORD_LOG", self.log);
         Ok(command)
     }
 }

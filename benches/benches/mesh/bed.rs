@@ -7,10 +7,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit};
+use watchword_benches::kernel::{cpu_of, memory_of, sidecar};
 use watchword_tests::{Mesh, MeshFile, wait_until};
 
 use crate::load;
@@ -50,14 +50,7 @@ impl Bed {
         let program = file.folder().join("program");
         fs::copy(std::env::current_exe()?, &program)?;
         let mesh = file.up()?;
-        let record = mesh.record()?;
-        let replicas = record["replicas"].as_array().context("a record has replicas")?;
-        let sidecar = |service: &str| {
-            let name = format!("{service}-1");
-            let found = replicas.iter().find(|replica| replica["name"] == name.as_str());
-            found.and_then(|replica| replica["proxyPid"].as_i64()).context(name)
-        };
-        let sidecars = [sidecar("web")?, sidecar("orders")?];
+        let sidecars = [sidecar(&mesh, "web")?, sidecar(&mesh, "orders")?];
         let bed = Self {
             mesh,
             program,
@@ -174,28 +167,4 @@ impl Drop for Held {
 pub(crate) fn added(before: [f64; 2], after: [f64; 2]) -> [f64; 2] {
     let ([web, orders], [later_web, later_orders]) = (before, after);
     [later_web - web, later_orders - orders]
-}
-
-/// All threads of a process; those that have ended do not count.
-fn cpu_of(pid: i64) -> Result<f64> {
-    let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // One that ends just now has no file any more.
-        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        nanoseconds += text
-            .split(' ')
-            .next()
-            .context("schedstat has numbers")?
-            .parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
-}
-
-fn memory_of(pid: i64) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-    Ok(kibibytes.context("a process has a VmRSS")?.parse()?)
 }

@@ -28,7 +28,7 @@ mod requests;
 pub use check::{MeshContext, check_set};
 pub use decide::{Call, Decision, Denial, Gate, PolicySet, Reason, Request, Verdict};
 pub use diagnostic::Diagnostic;
-pub use model::{Policy, Rule};
+pub use model::{MAX_NAME, MAX_RULE_WEIGHT, MAX_SET_WEIGHT, Policy, Rule, is_name};
 pub use parse::{Parsed, ParsedPolicy, parse};
 pub use pattern::{IdPattern, IdPrefix, PatternError, parse_workload_id};
 pub use protocol::Protocol;

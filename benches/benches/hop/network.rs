@@ -1,0 +1,191 @@
+//! Two network namespaces of our own, joined by a cable, and programs in them.
+//!
+//! Invariant: nothing outlives its value, and the kernel ends all programs
+//! with us. The namespaces have no names: they go with the last program.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+use watchword_tests::{Output, is_root, run, wait_until};
+
+/// One side or the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+/// Which cores the programs of a side run on. Where the kernel wakes a program
+/// on another core, whoever woke it pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// One for each side, as if they were two machines.
+    Apart,
+    /// One for all: nobody is ever woken on another one.
+    One,
+    /// As the kernel likes.
+    Free,
+}
+
+impl Cores {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::Apart, Self::One, Self::Free]
+            .into_iter()
+            .find(|cores| cores.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::One => "one",
+            Self::Free => "free",
+        }
+    }
+
+    /// The command that starts others on a side's cores.
+    pub(crate) fn command(self, side: Side) -> [&'static str; 3] {
+        ["taskset", "--cpu-list", self.list(side)]
+    }
+
+    /// As taskset wants it.
+    pub(crate) fn list(self, side: Side) -> &'static str {
+        match (self, side) {
+            (Self::Apart, Side::Client) => "0",
+            (Self::Apart, Side::Server) | (Self::One, _) => "1",
+            // It takes those that there are.
+            (Self::Free, _) => "0-1023",
+        }
+    }
+}
+
+/// A program. Dropped, it is ended.
+pub(crate) struct Program {
+    child: Child,
+    output: Output,
+}
+
+impl Program {
+    /// The command runs as a process of its own, which ends with us.
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{command:?}"))?;
+        let output = Output::default();
+        output.follow(child.stderr.take().context("stderr is piped")?);
+        Ok(Self { child, output })
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i64 {
+        i64::from(self.child.id())
+    }
+
+    /// What it said.
+    pub(crate) fn said(&self) -> String {
+        self.output.text()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The namespaces, each held by a program that sleeps.
+pub(crate) struct Network {
+    cores: Cores,
+    client: Program,
+    server: Program,
+}
+
+impl Network {
+    /// The client's side has 198.18.7.1, the server's 198.18.7.2 (RFC 2544:
+    /// addresses for benchmarks).
+    pub(crate) fn new(cores: Cores) -> Result<Self> {
+        let client = hold(None)?;
+        let server = hold(Some(&client))?;
+        let network = Self { cores, client, server };
+        let (server, client) = (Side::Server, Side::Client);
+        let peer = network.holder(server).to_string();
+        network.ip(client, &format!("link add hop type veth peer name hop netns {peer}"))?;
+        for (side, address) in [(client, "198.18.7.1/30"), (server, "198.18.7.2/30")] {
+            network.ip(side, "link set lo up")?;
+            network.ip(side, "link set hop up")?;
+            network.ip(side, &format!("address add {address} dev hop"))?;
+        }
+        Ok(network)
+    }
+
+    /// Starts a program on a side.
+    pub(crate) fn start(&self, side: Side, command: &[&str]) -> Result<Program> {
+        Program::start(
+            self.command(side, &["setpriv", "--pdeathsig", "KILL", "--"])
+                .args(command),
+        )
+    }
+
+    /// Runs a command on a side to its end.
+    pub(crate) fn run(&self, side: Side, command: &[&str]) -> Result<String> {
+        run(&mut self.command(side, command))
+    }
+
+    fn command(&self, side: Side, words: &[&str]) -> Command {
+        let mut enter = Command::new("nsenter");
+        enter
+            .args(enter_user())
+            .args(["--net", "--target", &self.holder(side).to_string(), "--"])
+            .args(self.cores.command(side))
+            .args(words);
+        enter
+    }
+
+    fn ip(&self, side: Side, words: &str) -> Result<()> {
+        let command: Vec<_> = ["ip"].into_iter().chain(words.split(' ')).collect();
+        self.run(side, &command).map(|_| ())
+    }
+
+    fn holder(&self, side: Side) -> i64 {
+        match side {
+            Side::Client => self.client.pid(),
+            Side::Server => self.server.pid(),
+        }
+    }
+}
+
+/// A new namespace, as long as the program runs. An ordinary user gets the
+/// rights that it takes by a user namespace, which the second one shares.
+fn hold(first: Option<&Program>) -> Result<Program> {
+    let mut unshare = Command::new("setpriv");
+    unshare.args(["--pdeathsig", "KILL", "--"]);
+    if let Some(first) = first.filter(|_| !is_root()) {
+        unshare.arg("nsenter").args(enter_user());
+        unshare.args(["--target", &first.pid().to_string(), "--"]);
+    }
+    unshare.args(["unshare", "--net"]);
+    if first.is_none() && !is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    unshare.args(["sleep", "infinity"]);
+    let holder = Program::start(&mut unshare)?;
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
+    let ours = namespace("self")?;
+    let pid = holder.pid().to_string();
+    wait_until("a network namespace", || {
+        namespace(&pid).is_ok_and(|theirs| theirs != ours)
+    })?;
+    Ok(holder)
+}
+
+fn enter_user() -> &'static [&'static str] {
+    if is_root() {
+        &[]
+    } else {
+        &["--user", "--preserve-credentials"]
+    }
+}
