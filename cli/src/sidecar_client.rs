@@ -61,6 +61,9 @@ pub(crate) struct Denial {
     pub(crate) peer: Option<String>,
     /// The service's port.
     pub(crate) port: u16,
+    /// Method and path, where it was a request.
+    #[serde(default)]
+    pub(crate) request: Option<String>,
     /// The policy that decided.
     pub(crate) policy: Option<String>,
     /// Its rule.

@@ -217,12 +217,14 @@ fn sentence(denial: &Denial) -> String {
         "outbound" => "to",
         _ => "from",
     };
-    let by = match (&denial.policy, &denial.rule) {
+    let named = |name: &'_ Option<String>| name.clone().filter(|name| !name.is_empty());
+    let by = match (named(&denial.policy), named(&denial.rule)) {
         (Some(policy), Some(rule)) => format!(" by {policy}/{rule}"),
         (Some(policy), None) => format!(" by {policy}"),
         _ => String::new(),
     };
-    format!("{side} {peer}, port {}: {}{by}", denial.port, denial.reason)
+    let request = named(&denial.request).map_or_else(String::new, |request| format!(", {request}"));
+    format!("{side} {peer}, port {}{request}: {}{by}", denial.port, denial.reason)
 }
 
 fn seconds_left(not_after: u64, now: SystemTime) -> i64 {
@@ -262,11 +264,20 @@ mod tests {
             direction: "inbound".to_owned(),
             peer: Some("spiffe://example.org/lab".to_owned()),
             port: 8080,
+            request: None,
             policy: Some("orders".to_owned()),
             rule: Some("not from the lab".to_owned()),
             reason: "deny-rule".to_owned(),
         };
         let expected = "from spiffe://example.org/lab, port 8080: deny-rule by orders/not from the lab";
         assert_eq!(sentence(&denial), expected);
+        let request = Denial {
+            request: Some("GET /admin".to_owned()),
+            rule: Some(String::new()),
+            reason: "no-allow-rule".to_owned(),
+            ..denial
+        };
+        let expected = "from spiffe://example.org/lab, port 8080, GET /admin: no-allow-rule by orders";
+        assert_eq!(sentence(&request), expected);
     }
 }

@@ -16,6 +16,7 @@ mod dialling;
 mod failures;
 mod fidelity;
 mod flood;
+mod http;
 mod leftovers;
 mod live;
 mod load;

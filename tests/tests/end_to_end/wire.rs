@@ -21,10 +21,13 @@ def wait():
     sys.stdin.readline()
     stop = True
 threading.Thread(target=wait, daemon=True).start()
-while not stop:
+while True:
     try:
         packet = packets.recv(65536)
     except TimeoutError:
+        # What came before the end was asked for is in the socket by then.
+        if stop:
+            break
         continue
     total += len(packet)
     # Also where it is split between two packets.

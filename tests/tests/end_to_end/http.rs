@@ -1,0 +1,159 @@
+//! Requests on http and grpc ports: judged one by one, and otherwise as if
+//! nobody stood in between.
+
+mod bodies;
+mod denials;
+mod identity;
+mod reload;
+mod smuggling;
+
+use watchword_tests::{Mesh, MeshFile};
+
+use crate::apps::curl;
+
+/// An app that writes each request that it gets to its log, as one line that
+/// begins with `GOT`, and answers with the same in its body. `/slow` takes its
+/// time over a body; `/endless` is answered until the caller has gone;
+/// `/torn` breaks off; `/liar` claims to be a sidecar.
+const APP: &str = r#"
+import asyncio, sys
+
+async def body_of(reader, headers):
+    if headers.get("transfer-encoding") == "chunked":
+        body, trailers = b"", []
+        while size := int((await reader.readline()).split(b";")[0], 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        while (line := await reader.readline()) not in (b"\r\n", b""):
+            trailers.append(line.decode().strip())
+        return body, trailers
+    return await reader.readexactly(int(headers.get("content-length", "0"))), []
+
+async def serve(reader, writer):
+    try:
+        while line := await reader.readline():
+            head = [line.decode("latin-1").strip()]
+            while (line := await reader.readline()) not in (b"\r\n", b""):
+                head.append(line.decode("latin-1").strip())
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            path = head[0].split()[1]
+            if headers.get("expect") == "100-continue" and path != "/unwanted":
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if path == "/unwanted":
+                print("GOT " + " | ".join(head), flush=True)
+                writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n")
+                await writer.drain()
+                break
+            body, trailers = await body_of(reader, headers)
+            got = " | ".join(head + trailers) + " | body " + str(len(body))
+            print("GOT " + got, flush=True)
+            if path == "/endless":
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                while True:
+                    writer.write(b"5\r\nmore\n\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+            if path == "/torn":
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf")
+                await writer.drain()
+                writer.get_extra_info("socket").setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")
+                break
+            if path == "/trailers":
+                writer.write(b"HTTP/1.1 200 OK\r\nTrailer: checksum\r\nTransfer-Encoding: chunked\r\n\r\n"
+                             b"4\r\nbody\r\n0\r\nChecksum: 4711\r\nX-Forwarded-Client-Cert: x\r\n\r\n")
+                await writer.drain()
+                continue
+            more = "Watchword-Denied: orders/invented\r\n" if path == "/liar" else ""
+            if path == "/once":
+                more += "Connection: close\r\n"
+            answer = b"" if head[0].startswith("HEAD") else (got + "\n").encode("latin-1")
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(got) + 1}\r\n{more}\r\n".encode() + answer)
+            await writer.drain()
+            if path == "/once":
+                break
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        print(f"LOST {type(error).__name__}", flush=True)
+    finally:
+        writer.close()
+
+async def main():
+    async with await asyncio.start_server(serve, ["0.0.0.0", "::"], int(sys.argv[1])) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"#;
+
+const SERVICES: &str = "\
+web: {run: [sleep, infinity]}
+lab: {run: [sleep, infinity]}
+orders: {run: [python3, app.py, '8080'], ports: {8080: http}, healthy: {port: 8080}}
+";
+
+const POLICIES: &str = "\
+name: orders
+service: spiffe://example.org/orders
+allow:
+  - name: web reads and writes
+    from: [spiffe://example.org/web]
+    ports: [8080]
+    http:
+      - {methods: [GET, HEAD, POST, OPTIONS]}
+  - name: the lab reads its own
+    from: [spiffe://example.org/lab]
+    http:
+      - {methods: [GET], paths: [/lab/*]}
+deny:
+  - name: nobody is admin
+    from: [spiffe://example.org/*]
+    http:
+      - {paths: [/admin, /admin/*]}
+---
+name: web
+service: spiffe://example.org/web
+allow: []
+";
+
+fn mesh_file(top: &str, policies: &str) -> MeshFile {
+    let file = MeshFile::with(top, SERVICES, policies).unwrap();
+    file.write("app.py", APP).unwrap();
+    file
+}
+
+fn mesh() -> Mesh {
+    mesh_file("", POLICIES).up().unwrap()
+}
+
+/// Sends bytes as they are to `orders`, ends its half where `end` is set, and
+/// gives back all that comes until the other side's end; `RESET` behind it
+/// where there is none.
+fn raw(mesh: &Mesh, payload: &[u8]) -> String {
+    const CLIENT: &str = r#"
+import socket, sys
+stream = socket.create_connection(("orders", 8080), timeout=20)
+stream.sendall(bytes.fromhex(sys.argv[1]))
+answer = b""
+try:
+    while piece := stream.recv(65536):
+        answer += piece
+except ConnectionError:
+    answer += b"RESET"
+sys.stdout.buffer.write(answer)
+"#;
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    mesh.exec_ok("web", &["python3", "-c", CLIENT, &hex]).unwrap()
+}
+
+/// What curl says with these arguments, head and body, whatever the status.
+fn answer(mesh: &Mesh, service: &str, arguments: &[&str]) -> String {
+    let mut command: Vec<&str> = curl(&[]).into_iter().filter(|flag| *flag != "--fail").collect();
+    command.extend(["--include", "--path-as-is"]);
+    command.extend(arguments);
+    mesh.exec_ok(service, &command).unwrap()
+}
+
+/// The lines in which the app says what it got.
+fn got(mesh: &Mesh) -> Vec<String> {
+    let text = mesh.output().text();
+    let lines = text.lines().filter_map(|line| line.split_once("GOT ").map(|(_, got)| got));
+    lines.map(str::to_owned).collect()
+}
