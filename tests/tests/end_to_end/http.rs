@@ -7,12 +7,15 @@ mod identity;
 mod reload;
 mod smuggling;
 
+use std::io::Write;
+use std::process::Stdio;
+
 use watchword_tests::{Mesh, MeshFile};
 
 use crate::apps::curl;
 
 /// An app that writes each request that it gets to its log, as one line that
-/// begins with `GOT`, and answers with the same in its body. `/slow` takes its
+/// begins with `GOT`, one with `HEAD` before it has its body, and answers with the same in its body. `/slow` takes its
 /// time over a body; `/endless` is answered until the caller has gone;
 /// `/torn` breaks off; `/liar` claims to be a sidecar.
 const APP: &str = r#"
@@ -37,6 +40,7 @@ async def serve(reader, writer):
                 head.append(line.decode("latin-1").strip())
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
             path = head[0].split()[1]
+            print("HEAD " + head[0], flush=True)
             if headers.get("expect") == "100-continue" and path != "/unwanted":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             if path == "/unwanted":
@@ -123,24 +127,39 @@ fn mesh() -> Mesh {
     mesh_file("", POLICIES).up().unwrap()
 }
 
-/// Sends bytes as they are to `orders`, ends its half where `end` is set, and
-/// gives back all that comes until the other side's end; `RESET` behind it
-/// where there is none.
+/// Sends bytes as they are to `orders`, and gives back all that comes until the
+/// other side's end; `RESET` behind it where there is none.
 fn raw(mesh: &Mesh, payload: &[u8]) -> String {
+    raw_in_two(mesh, payload, || {}, b"")
+}
+
+/// The same, with what happens between two parts.
+fn raw_in_two(mesh: &Mesh, first: &[u8], between: impl FnOnce(), second: &[u8]) -> String {
     const CLIENT: &str = r#"
 import socket, sys
 stream = socket.create_connection(("orders", 8080), timeout=20)
-stream.sendall(bytes.fromhex(sys.argv[1]))
 answer = b""
 try:
+    for line in sys.stdin:
+        stream.sendall(bytes.fromhex(line))
     while piece := stream.recv(65536):
         answer += piece
 except ConnectionError:
     answer += b"RESET"
 sys.stdout.buffer.write(answer)
 "#;
-    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
-    mesh.exec_ok("web", &["python3", "-c", CLIENT, &hex]).unwrap()
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let mut client = mesh.exec_command("web", &["python3", "-c", CLIENT]).unwrap();
+    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    writeln!(stdin, "{}", hex(first)).unwrap();
+    between();
+    writeln!(stdin, "{}", hex(second)).unwrap();
+    drop(stdin);
+    let finished = client.wait_with_output().unwrap();
+    assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    String::from_utf8_lossy(&finished.stdout).into_owned()
 }
 
 /// What curl says with these arguments, head and body, whatever the status.

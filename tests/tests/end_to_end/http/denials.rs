@@ -36,7 +36,7 @@ fn a_denied_method_and_a_denied_path_name_their_rule_to_caller_log_metric_and_st
                 && line.contains("client_id=spiffe://example.org/web")
         })
         .unwrap();
-    let labels = "decision=\"deny\",otel_scope_name=\"watchword\",policy=\"orders\",rule=\"nobody is admin\"";
+    let labels = "rule=\"nobody is admin\"";
     let denied = metric(&mesh, "orders", "watchword_policy_decisions_total", labels);
     assert_eq!(denied, 2, "{labels}");
     let requests = metric(&mesh, "orders", "watchword_http_requests_total", "status=\"403\"");
