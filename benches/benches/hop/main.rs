@@ -42,11 +42,11 @@ const FULL: Size = Size {
     loads: [
         Load {
             connections: 1,
-            requests: 20_000,
+            requests: 10_000,
         },
         Load {
             connections: 64,
-            requests: 60_000,
+            requests: 30_000,
         },
     ],
 };
