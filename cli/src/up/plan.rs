@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{MeshFile, Service};
+use watchword_control_plane::mesh_file::{MeshFile, Service, Tracing};
 
 use super::addresses;
 use super::users::Users;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) authority: serde_json::Value,
     /// Policy files and folders, absolute.
     pub(crate) policies: Vec<PathBuf>,
+    /// Where sidecars send spans, as their file says it.
+    pub(crate) tracing: Option<serde_json::Value>,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
     /// SPIFFE IDs that may have a token beside those of the services.
@@ -187,6 +189,7 @@ impl Plan {
             certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
             authority: mesh.authority.to_json(),
             policies: mesh.policies.clone(),
+            tracing: mesh.tracing.as_ref().map(Tracing::to_json),
             tools: machine.tools,
             registry: mesh.registry.iter().map(|entry| entry.id.to_string()).collect(),
             services,
