@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{MeshFile, Service, Tracing};
+use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, Service, Tracing};
 
 use super::addresses;
 use super::users::Users;
@@ -127,6 +127,11 @@ pub(crate) enum PlanError {
     /// A key that is for the control plane's own file.
     #[error("`{0}` is for the file of a control plane that runs by itself; `up` decides it: leave it out")]
     KeyOfADaemon(&'static str),
+    /// Sidecars have networks of their own.
+    #[error(
+        "`tracing.address: {0}` can't be reached: sidecars have networks of their own here; let the collector listen on a Unix socket, and say `unix:PATH`"
+    )]
+    CollectorOutOfReach(String),
     /// More than a bridge can join.
     #[error("the mesh has {0} replicas; on one machine {max} can be joined: lower `replicas`", max = addresses::MAX_REPLICAS)]
     TooMany(usize),
@@ -158,6 +163,9 @@ impl Plan {
     pub(crate) fn new(mesh: &MeshFile, machine: Machine, users: &Users) -> Result<Self, PlanError> {
         if let Some(key) = key_of_a_daemon(mesh) {
             return Err(PlanError::KeyOfADaemon(key));
+        }
+        if let Some(CollectorAddress::Tcp(address)) = mesh.tracing.as_ref().map(|tracing| &tracing.address) {
+            return Err(PlanError::CollectorOutOfReach(address.clone()));
         }
         let folder = machine.base.join(&mesh.name);
         let total = mesh
