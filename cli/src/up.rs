@@ -15,6 +15,8 @@ mod listening;
 mod network;
 mod output;
 pub(crate) mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod process;
 mod progress;
 mod render;

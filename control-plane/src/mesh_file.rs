@@ -13,6 +13,7 @@ mod policy_files;
 mod read;
 mod service;
 mod text_file;
+mod tracing;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use watchword_policy::{Diagnostic, MeshContext};
 pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
+pub use tracing::{CollectorAddress, SampleRatio, Tracing};
 pub use watchword_policy::Protocol;
 
 /// A whole mesh file, valid.
@@ -44,6 +46,8 @@ pub struct MeshFile {
     pub authority: AuthorityChoice,
     /// Policy files, and folders of them.
     pub policies: Vec<PathBuf>,
+    /// Where sidecars send spans.
+    pub tracing: Option<Tracing>,
     /// By name.
     pub services: BTreeMap<String, Service>,
     /// Where the control plane keeps keys and tokens.

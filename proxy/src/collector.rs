@@ -55,3 +55,40 @@ fn channel(address: Address, dialler: Dialler) -> Channel {
         .keep_alive_timeout(KEEPALIVE)
         .connect_with_connector_lazy(connector)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::{HeaderMap, Method, StatusCode};
+    use watchword_daemon::{Asked, Metrics, SystemClock};
+    use watchword_tests::Collector;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn spans_arrive_at_the_socket_that_the_configuration_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("otel.sock");
+        let collector = Collector::start(&socket).unwrap();
+        let config = Tracing {
+            address: Address::Unix(socket),
+            sample_ratio: 1.0,
+        };
+        let others = (Metrics::new().unwrap().meter(), "host/1".to_owned());
+        let traces = traces(Some(&config), Dialler::without_trial(), Arc::new(SystemClock), others);
+        let asked = Asked {
+            method: &Method::GET,
+            path: "/",
+            port: 80,
+            from: [10, 0, 0, 9].into(),
+            client: "spiffe://example.org/web",
+            server: "spiffe://example.org/orders",
+        };
+        traces.begin(&asked, &HeaderMap::new()).end(StatusCode::OK);
+        traces.flush().await;
+        let spans = collector.spans();
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans[0].resource["service.name"], "watchword-proxy");
+        assert_eq!(spans[0].resource["service.instance.id"], "host/1");
+    }
+}

@@ -328,7 +328,8 @@ mod tests {
     #[test]
     fn the_example_in_deploy_is_valid() {
         let text = include_str!("../../deploy/proxy.yaml");
-        Config::parse("deploy/proxy.yaml", text).unwrap();
+        let config = Config::parse("deploy/proxy.yaml", text).unwrap();
+        assert!(config.tracing.is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{MeshFile, Service};
+use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, Service, Tracing};
 
 use super::addresses;
 use super::users::Users;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) authority: serde_json::Value,
     /// Policy files and folders, absolute.
     pub(crate) policies: Vec<PathBuf>,
+    /// Where sidecars send spans, as their file says it.
+    pub(crate) tracing: Option<serde_json::Value>,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
     /// SPIFFE IDs that may have a token beside those of the services.
@@ -125,6 +127,11 @@ pub(crate) enum PlanError {
     /// A key that is for the control plane's own file.
     #[error("`{0}` is for the file of a control plane that runs by itself; `up` decides it: leave it out")]
     KeyOfADaemon(&'static str),
+    /// Sidecars have networks of their own.
+    #[error(
+        "`tracing.address: {0}` can't be reached: sidecars have networks of their own here; let the collector listen on a Unix socket, and say `unix:PATH`"
+    )]
+    CollectorOutOfReach(String),
     /// More than a bridge can join.
     #[error("the mesh has {0} replicas; on one machine {max} can be joined: lower `replicas`", max = addresses::MAX_REPLICAS)]
     TooMany(usize),
@@ -157,6 +164,9 @@ impl Plan {
         if let Some(key) = key_of_a_daemon(mesh) {
             return Err(PlanError::KeyOfADaemon(key));
         }
+        if let Some(CollectorAddress::Tcp(address)) = mesh.tracing.as_ref().map(|tracing| &tracing.address) {
+            return Err(PlanError::CollectorOutOfReach(address.clone()));
+        }
         let folder = machine.base.join(&mesh.name);
         let total = mesh
             .services
@@ -187,6 +197,7 @@ impl Plan {
             certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
             authority: mesh.authority.to_json(),
             policies: mesh.policies.clone(),
+            tracing: mesh.tracing.as_ref().map(Tracing::to_json),
             tools: machine.tools,
             registry: mesh.registry.iter().map(|entry| entry.id.to_string()).collect(),
             services,

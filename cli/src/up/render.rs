@@ -76,7 +76,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
 
 /// A sidecar's configuration.
 pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
-    json!({
+    let mut config = json!({
         "controlPlane": {
             "address": format!("unix:{}", plan.control_socket().display()),
             "id": plan.control_plane_id(),
@@ -87,7 +87,11 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
         "runDir": replica.run_dir(&plan.folder),
         // Who presses ctrl-C waits for it.
         "drainSeconds": 2,
-    })
+    });
+    if let Some(tracing) = &plan.tracing {
+        config["tracing"] = tracing.clone();
+    }
+    config
 }
 
 /// What `ip -batch` does in the switch's namespace. `holders` are the

@@ -46,6 +46,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         certificate_ttl_seconds: 90,
         authority: "embedded".into(),
         policies: vec![PathBuf::from("/home/me/policies")],
+        tracing: None,
         tools: Tools {
             ip: PathBuf::from("/sbin/ip"),
             proxy: PathBuf::from("/bin/watchword-proxy"),
@@ -131,6 +132,17 @@ fn a_sidecar_is_told_whom_to_trust() {
     );
     assert_eq!(value["runDir"], "/run/watchword/shop/orders-2");
     assert_eq!(value["attestation"], serde_json::json!({"tokenFile": "-"}));
+}
+
+#[test]
+fn a_sidecar_is_told_where_spans_go_if_they_go_anywhere() {
+    let mut plan = plan(true);
+    let without = render::sidecar(&plan, &plan.replicas[0]);
+    assert!(without.get("tracing").is_none());
+    let tracing = serde_json::json!({"address": "unix:/run/otel.sock", "sampleRatio": 0.5});
+    plan.tracing = Some(tracing.clone());
+    assert_eq!(render::sidecar(&plan, &plan.replicas[0])["tracing"], tracing);
+    assert!(render::control_plane(&plan).get("tracing").is_none());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node, Value};
 
 use super::agreement::{self, PlacedService};
-use super::{MeshFile, RegistryEntry, authority, service, values};
+use super::{MeshFile, RegistryEntry, authority, service, tracing, values};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
 const KEYS: &[&str] = &[
@@ -21,6 +21,7 @@ const KEYS: &[&str] = &[
     "authority",
     "trustBundles",
     "policies",
+    "tracing",
     "egressMode",
     "egress",
     "services",
@@ -89,6 +90,9 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
     let certificate_ttl = read_ttl(&fields, report);
     let authority = authority::read(&fields, base, paths, report);
     let policies = read_policies(&fields, base, paths, report);
+    let tracing = optional(&fields, "tracing", report, |node, report| {
+        tracing::read(node, base, report)
+    });
     let services = fields
         .required("services", "what runs in the mesh, by name", report)
         .and_then(|node| read_services(node, trust_domain.as_ref(), base, report));
@@ -109,6 +113,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         certificate_ttl: certificate_ttl?,
         authority: authority?,
         policies: policies?,
+        tracing: tracing?,
         services: collect_services(services?, paths),
         state_dir: state_dir?,
         run_dir: run_dir?,

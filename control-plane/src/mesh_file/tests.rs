@@ -705,3 +705,51 @@ fn mistakes_in_logins_to_a_vault_are_told_where_they_stand() {
         ),
     ]);
 }
+
+#[test]
+fn traces_go_where_the_file_says() {
+    let tracing = |keys: &str| {
+        let text = format!("trustDomain: td\ntracing: {{{keys}}}\nservices: {{}}\n");
+        parse(&text).unwrap().tracing.unwrap().to_json().to_string()
+    };
+    assert_eq!(
+        tracing("address: 'unix:run/otel.sock'"),
+        r#"{"address":"unix:/m/run/otel.sock"}"#
+    );
+    assert_eq!(
+        tracing("address: unix:/run/otel.sock, sampleRatio: 1"),
+        r#"{"address":"unix:/run/otel.sock","sampleRatio":1.0}"#
+    );
+    assert_eq!(
+        tracing("address: '[::1]:4317', sampleRatio: 0.001"),
+        r#"{"address":"[::1]:4317","sampleRatio":0.001}"#
+    );
+    assert_eq!(parse("trustDomain: td\nservices: {}\n").unwrap().tracing, None);
+}
+
+#[test]
+fn mistakes_about_traces_are_told_where_they_stand() {
+    let long = format!("address: 'unix:{}'", "a".repeat(105));
+    let cases = [
+        ("", "2:10: error: `address` is missing in `tracing`: the OpenTelemetry"),
+        ("address: otel", "2:20: error: expected unix:PATH or HOST:PORT, where a"),
+        ("address: 'http://otel:4317'", "2:20: error: expected unix:PATH or"),
+        ("address: 'otel:0'", "2:20: error: expected unix:PATH or HOST:PORT"),
+        ("address: 'unix:'", "2:20: error: expected unix:PATH or HOST:PORT"),
+        (&long, "2:20: error: the path `/m/aaaaa"),
+        (
+            "address: 'o:1', ratio: 1",
+            "2:27: error: unknown key `ratio` in `tracing`",
+        ),
+        (
+            "address: 'o:1', sampleRatio: 1.5",
+            "2:40: error: expected a number from 0 to 1, such as 0.01, found the number 1.5",
+        ),
+        ("address: 'o:1', sampleRatio: -1", "2:40: error: expected a number"),
+        ("address: 'o:1', sampleRatio: .nan", "2:40: error: expected a number"),
+    ];
+    for (keys, expected) in cases {
+        let found = error(&format!("tracing: {{{keys}}}\nservices: {{}}\n"));
+        assert!(found.starts_with(expected), "{found}\nexpected {expected}");
+    }
+}

@@ -291,9 +291,12 @@ async fn what_does_not_fit_is_dropped_and_counted() {
 async fn a_batch_that_nobody_takes_is_given_up() {
     let stage = Stage::new(1.0);
     stage.request(&HeaderMap::new(), StatusCode::OK);
-    while !stage.dropped().ends_with("{reason=\"not-taken\"} 1") {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    let given_up = async {
+        while !stage.dropped().ends_with("{reason=\"not-taken\"} 1") {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(600), given_up).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,37 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use watchword_control_plane::mesh_file::MeshFile;
+
+use super::plan::{Machine, Plan, PlanError};
+use super::render_tests;
+use super::users::Users;
+
+fn plan(top: &str) -> Result<Plan, PlanError> {
+    let text = format!("name: shop\ntrustDomain: td\n{top}\nservices: {{web: {{run: [web]}}}}\n");
+    let mesh = MeshFile::parse("mesh.yaml", &text, Path::new("/home/me")).unwrap();
+    let Plan { base, ipv6, tools, .. } = render_tests::plan(false);
+    Plan::new(
+        &mesh,
+        Machine { base, ipv6, tools },
+        &Users::Caller { uid: 1000, gid: 1000 },
+    )
+}
+
+#[test]
+fn spans_leave_a_sidecars_network_by_unix_socket_alone() {
+    assert_eq!(plan("").unwrap().tracing, None);
+    let tracing = plan("tracing: {address: 'unix:otel.sock', sampleRatio: 1}")
+        .unwrap()
+        .tracing;
+    assert_eq!(
+        tracing,
+        Some(serde_json::json!({"address": "unix:/home/me/otel.sock", "sampleRatio": 1.0}))
+    );
+    let refused = plan("tracing: {address: 'localhost:4317'}").unwrap_err().to_string();
+    assert!(
+        refused.starts_with("`tracing.address: localhost:4317` can't be reached"),
+        "{refused}"
+    );
+}
