@@ -70,6 +70,9 @@ pub(crate) struct Denial {
     pub(crate) rule: Option<String>,
     /// Why.
     pub(crate) reason: String,
+    /// It passed, since only audit policies would have denied it.
+    #[serde(default)]
+    pub(crate) audit: bool,
 }
 
 /// Gets `path` and reads it as JSON.

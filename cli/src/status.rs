@@ -224,7 +224,8 @@ fn sentence(denial: &Denial) -> String {
         _ => String::new(),
     };
     let request = named(&denial.request).map_or_else(String::new, |request| format!(", {request}"));
-    format!("{side} {peer}, port {}{request}: {}{by}", denial.port, denial.reason)
+    let audit = if denial.audit { "audit: " } else { "" };
+    format!("{audit}{side} {peer}, port {}{request}: {}{by}", denial.port, denial.reason)
 }
 
 fn seconds_left(not_after: u64, now: SystemTime) -> i64 {
@@ -268,6 +269,7 @@ mod tests {
             policy: Some("orders".to_owned()),
             rule: Some("not from the lab".to_owned()),
             reason: "deny-rule".to_owned(),
+            audit: false,
         };
         let expected = "from spiffe://example.org/lab, port 8080: deny-rule by orders/not from the lab";
         assert_eq!(sentence(&denial), expected);
@@ -275,9 +277,10 @@ mod tests {
             request: Some("GET /admin".to_owned()),
             rule: Some(String::new()),
             reason: "no-allow-rule".to_owned(),
+            audit: true,
             ..denial
         };
-        let expected = "from spiffe://example.org/lab, port 8080, GET /admin: no-allow-rule by orders";
+        let expected = "audit: from spiffe://example.org/lab, port 8080, GET /admin: no-allow-rule by orders";
         assert_eq!(sentence(&request), expected);
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::Notify;
 use watchword_daemon::Clock;
-use watchword_policy::Protocol;
+use watchword_policy::{Denial, Protocol};
 
 use crate::ended::Ended;
 use crate::log_limit::{Line, LogLimit};
@@ -49,6 +49,8 @@ pub(crate) struct LastDenial {
     policy: String,
     rule: String,
     reason: &'static str,
+    /// It passed: only audit policies would have denied it.
+    audit: bool,
 }
 
 #[derive(Serialize)]
@@ -199,16 +201,33 @@ impl Connections {
 
     /// A request on a connection that goes on; `shown` is its method and path.
     pub(crate) fn request_denied(&self, visitor: &Visitor, refusal: &Refusal, shown: Option<String>) {
+        let by = (&refusal.policy, &refusal.rule);
+        self.note_denial(visitor, by, (refusal.reason, shown, false));
+    }
+
+    /// A call, or a request, that passed since only audit policies deny it.
+    pub(crate) fn would_deny(&self, visitor: &Visitor, denial: &Denial, shown: Option<String>) {
+        let by = (&denial.policy, &denial.rule);
+        self.note_denial(visitor, by, (denial.reason.as_str(), shown, true));
+    }
+
+    fn note_denial(
+        &self,
+        visitor: &Visitor,
+        (policy, rule): (&Option<Arc<str>>, &Option<Arc<str>>),
+        (reason, request, audit): (&'static str, Option<String>, bool),
+    ) {
         let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
         *lock(&self.inner.last_denial) = Some(LastDenial {
             time: self.unix_now(),
             direction: Direction::Inbound,
-            peer: visitor.peer.to_string(),
+            peer: visitor.peer_text.clone(),
             port: visitor.dialled.port(),
-            request: shown,
-            policy: text(&refusal.policy),
-            rule: text(&refusal.rule),
-            reason: refusal.reason,
+            request,
+            policy: text(policy),
+            rule: text(rule),
+            reason,
+            audit,
         });
     }
 
@@ -303,6 +322,7 @@ impl Connection {
                 policy: ended.verdict.policy().to_owned(),
                 rule: ended.verdict.rule().to_owned(),
                 reason: ended.reason,
+                audit: false,
             });
         }
         self.log(ended);
@@ -319,8 +339,9 @@ impl Connection {
             Direction::Inbound => (self.peer.as_str(), own.as_str()),
             Direction::Outbound => (own.as_str(), self.peer.as_str()),
         };
-        // A call that did not come to its end is what people look for.
-        if ended.result == "ok" {
+        // A call that did not come to its end is what people look for, and one
+        // that would not have, if audit policies were enforced.
+        if ended.result == "ok" && ended.verdict.decision == "allow" {
             access_line!(tracing::info, self, ended, client_id, server_id);
         } else {
             access_line!(tracing::warn, self, ended, client_id, server_id);

@@ -36,7 +36,11 @@ impl Question {
     pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
         let policies = self.policies()?;
         if self.protocol == Protocol::Tcp {
-            return self.counted(policies.decide(&self.call())).map(Admission::Whole);
+            let decision = self.counted(policies.decide(&self.call()))?;
+            if let Some(denial) = &decision.would_deny {
+                self.visitor.mesh.connections.would_deny(&self.visitor, denial, None);
+            }
+            return Ok(Admission::Whole(decision));
         }
         match policies.gate(&self.call()) {
             Gate::Closed(decision) => self.counted(decision).map(Admission::Whole),

@@ -53,9 +53,6 @@ impl Results {
     pub(crate) fn show(&self) -> Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "\ncores: {}", self.cores.name())?;
-        if HTTP_RULE.is_empty() {
-            writeln!(out, "Watchword's rule says nothing of HTTP: its sidecars carry bytes")?;
-        }
         for connections in self.connections() {
             let some = if connections == 1 { "connection" } else { "connections" };
             writeln!(

@@ -123,6 +123,11 @@ impl Record {
 
     pub(crate) fn allowed(&mut self, decision: &Decision) {
         self.judged(Verdict::of(decision));
+        if let Some(denial) = &decision.would_deny {
+            let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
+            let visitor = &self.question.visitor;
+            visitor.mesh.connections.would_deny(visitor, denial, shown);
+        }
     }
 
     fn judged(&mut self, verdict: Verdict) {
@@ -190,8 +195,9 @@ impl Record {
         let facts = self.facts.as_deref();
         let path = facts.map_or(self.raw.as_str(), |facts| clipped(facts.target.path()));
         let host = facts.and_then(|facts| facts.host.as_ref()?.to_str().ok()).unwrap_or_default();
-        // A request that did not come to its end is what people look for.
-        if end.result == "ok" {
+        // A request that did not come to its end is what people look for, and
+        // one that would not have, if audit policies were enforced.
+        if end.result == "ok" && self.verdict.decision == "allow" {
             access_line!(tracing::info, self, end, path, host);
         } else {
             access_line!(tracing::warn, self, end, path, host);
