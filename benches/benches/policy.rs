@@ -1,13 +1,17 @@
-//! What a decision costs, with ten rules and with ten thousand, and what it
-//! costs to compile them when policies change.
+//! What a decision costs on a connection and on a request, with ten rules and
+//! with ten thousand, and what it costs to compile them when policies change.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use watchword_benches::mesh::{ORDERS, id};
-use watchword_benches::rules::{PORT, caller, many_services, one_service, scattered, service, stranger};
+use watchword_benches::rules::{
+    PORT, caller, grpc_path, many_methods, many_paths, many_readers, many_services, one_service, path, scattered,
+    service, stranger,
+};
 use watchword_identity::SpiffeId;
-use watchword_policy::{Call, PolicySet, Protocol, Reason};
+use watchword_policy::path::normalise;
+use watchword_policy::{Call, Policy, PolicySet, Protocol, Reason, Request};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 
@@ -15,6 +19,8 @@ fn main() {
     let mut criterion = watchword_benches::criterion();
     one_caller(&mut criterion);
     many_callers(&mut criterion);
+    requests(&mut criterion);
+    normalising(&mut criterion);
     compiling(&mut criterion);
     criterion.final_summary();
 }
@@ -85,14 +91,98 @@ fn in_turn(group: &mut Group<'_>, name: &str, set: &PolicySet, pairs: Vec<(Spiff
     });
 }
 
+/// Requests in turn, each with a rule of its own, scattered over the set: by
+/// path, by caller and by gRPC method; and one that no rule allows.
+fn requests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request");
+    for size in SIZES {
+        let set = PolicySet::new(many_paths(size));
+        let asked = scattered(size).map(|number| (caller(0), path(number)));
+        requests_in_turn(
+            &mut group,
+            &format!("paths/{size}"),
+            (&set, Protocol::Http),
+            asked.collect(),
+        );
+        let nowhere = vec![(caller(0), "/api/v1/things-x/parts/7".to_owned())];
+        requests_in_turn(&mut group, &format!("no-rule/{size}"), (&set, Protocol::Http), nowhere);
+
+        let set = PolicySet::new(many_readers(size));
+        let asked = scattered(size).map(|number| (caller(number), path(0)));
+        requests_in_turn(
+            &mut group,
+            &format!("callers/{size}"),
+            (&set, Protocol::Http),
+            asked.collect(),
+        );
+
+        let set = PolicySet::new(many_methods(size));
+        let asked = scattered(size).map(|number| (caller(0), grpc_path(number)));
+        requests_in_turn(
+            &mut group,
+            &format!("grpc/{size}"),
+            (&set, Protocol::Grpc),
+            asked.collect(),
+        );
+    }
+}
+
+fn requests_in_turn(
+    group: &mut Group<'_>,
+    name: &str,
+    (set, protocol): (&PolicySet, Protocol),
+    asked: Vec<(SpiffeId, String)>,
+) {
+    let orders = id(ORDERS);
+    let headers = http::HeaderMap::new();
+    let decide = |(peer, path): &(SpiffeId, String)| {
+        let call = Call {
+            service: &orders,
+            peer,
+            port: PORT,
+            protocol,
+        };
+        let request = Request {
+            method: "GET",
+            path,
+            host: Some("orders:8080"),
+            headers: &headers,
+        };
+        set.decide_request(&call, &request)
+    };
+    let expected = !name.starts_with("no-rule");
+    assert!(
+        asked.iter().all(|asked| decide(asked).is_allowed() == expected),
+        "{name}"
+    );
+    let mut turn = asked.iter().cycle();
+    group.bench_function(name, |bencher| bencher.iter(|| turn.next().map(decide)));
+}
+
+/// What each request's path goes through before.
+fn normalising(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("normalise");
+    for (name, raw) in [
+        ("plain", "/api/v1/things-4711/parts/7"),
+        ("escaped", "/api/v1/th%69ngs/%C3%BC/../parts//7"),
+    ] {
+        assert!(normalise(raw).is_ok(), "{name}");
+        group.bench_function(name, |bencher| bencher.iter(|| normalise(black_box(raw))));
+    }
+}
+
 /// At each change of policies, off the path of connections.
 fn compiling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
-    for size in SIZES {
-        let policies = one_service(size);
-        group.throughput(Throughput::Elements(size as u64));
-        group.bench_function(size.to_string(), |bencher| {
-            bencher.iter_batched(|| policies.clone(), PolicySet::new, BatchSize::LargeInput);
-        });
+    let kinds: [(&str, fn(usize) -> Vec<Policy>); 3] =
+        [("callers", one_service), ("paths", many_paths), ("grpc", many_methods)];
+    for (name, policies) in kinds {
+        for size in SIZES {
+            let policies = policies(size);
+            group.throughput(Throughput::Elements(size as u64));
+            group.bench_function(format!("{name}/{size}"), |bencher| {
+                bencher.iter_batched(|| policies.clone(), PolicySet::new, BatchSize::LargeInput);
+            });
+        }
     }
 }

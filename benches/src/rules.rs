@@ -1,10 +1,10 @@
 //! Policies of a given number of rules, and who calls under them.
 //!
-//! Invariant: each caller of `0..rules` is allowed by exactly one rule, which
-//! is a rule of its own; [`stranger`] by none.
+//! Invariant: each caller, path or gRPC method of `0..rules` is allowed by
+//! exactly one rule, which is a rule of its own; [`stranger`] by none.
 
 use watchword_identity::SpiffeId;
-use watchword_policy::{IdPattern, Policy, Requests, Rule};
+use watchword_policy::{GrpcMatch, HttpMatch, IdPattern, Policy, Requests, Rule};
 
 use crate::mesh::{ORDERS, id};
 
@@ -28,6 +28,48 @@ pub fn many_services(rules: usize) -> Vec<Policy> {
             policy(&format!("policy-{first}"), &service(first / 10).to_string(), allow)
         })
         .collect()
+}
+
+/// All rules in one policy of [`ORDERS`] and for one caller, [`caller`] 0: each
+/// allows to read what is below one [`path`].
+#[must_use]
+pub fn many_paths(rules: usize) -> Vec<Policy> {
+    let requests = |number| Requests::Http(vec![reading(&format!("/api/v1/things-{number}/*"))]);
+    one_policy((0..rules).map(|number| rule_for(number, 0, requests(number))))
+}
+
+/// All rules in one policy of [`ORDERS`]: each allows one caller to read what
+/// is below [`path`] 0.
+#[must_use]
+pub fn many_readers(rules: usize) -> Vec<Policy> {
+    let requests = || Requests::Http(vec![reading("/api/v1/things-0/*")]);
+    one_policy((0..rules).map(|number| rule_for(number, number, requests())))
+}
+
+/// All rules in one policy of [`ORDERS`] and for one caller, [`caller`] 0: each
+/// allows one gRPC method, ten of them to a service.
+#[must_use]
+pub fn many_methods(rules: usize) -> Vec<Policy> {
+    let requests = |number| {
+        let item = GrpcMatch {
+            service: format!("shop.v1.Service{}", number / 10).parse().expect("a service"),
+            methods: vec![format!("Method{}", number % 10).parse().expect("a method")],
+        };
+        Requests::Grpc(vec![item])
+    };
+    one_policy((0..rules).map(|number| rule_for(number, 0, requests(number))))
+}
+
+/// A path that a rule of [`many_paths`] is about.
+#[must_use]
+pub fn path(number: usize) -> String {
+    format!("/api/v1/things-{number}/parts/7")
+}
+
+/// The path of a call that a rule of [`many_methods`] is about.
+#[must_use]
+pub fn grpc_path(number: usize) -> String {
+    format!("/shop.v1.Service{}/Method{}", number / 10, number % 10)
 }
 
 /// A service of [`many_services`].
@@ -65,6 +107,26 @@ fn rule(number: usize) -> Rule {
         ports: vec![PORT],
         requests: Requests::All,
     }
+}
+
+fn rule_for(number: usize, of_caller: usize, requests: Requests) -> Rule {
+    Rule {
+        from: vec![pattern(&caller_id(of_caller))],
+        requests,
+        ..rule(number)
+    }
+}
+
+fn reading(path: &str) -> HttpMatch {
+    HttpMatch {
+        methods: vec!["GET".parse().expect("a method")],
+        paths: vec![path.parse().expect("a path")],
+        ..HttpMatch::default()
+    }
+}
+
+fn one_policy(rules: impl Iterator<Item = Rule>) -> Vec<Policy> {
+    vec![policy("orders", ORDERS, rules.collect())]
 }
 
 fn policy(name: &str, service: &str, allow: Vec<Rule>) -> Policy {

@@ -10,7 +10,7 @@ mod exec;
 mod find_mesh;
 mod launcher;
 mod mesh_folder;
-mod policy_check;
+mod policy;
 mod record;
 mod say;
 mod sidecar_client;
@@ -62,26 +62,13 @@ enum Command {
     },
     /// Work with policy files
     #[command(subcommand)]
-    Policy(Policy),
+    Policy(policy::Command),
     /// Work with join tokens
     #[command(subcommand)]
     Token(Token),
     /// Steps of other commands
     #[command(subcommand, hide = true)]
     Internal(Internal),
-}
-
-#[derive(Debug, Subcommand)]
-enum Policy {
-    /// Look for mistakes; exit status 2 when there are some
-    Check {
-        /// Check services and ports against this mesh file
-        #[arg(long, value_name = "FILE")]
-        mesh_file: Option<PathBuf>,
-        /// Policy files and folders
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +92,7 @@ fn main() -> ExitCode {
             command,
         } => report(exec::run(&selector, &service, command)),
         Command::Status { selector, output } => block_on(status::run(&selector, output)),
-        Command::Policy(Policy::Check { mesh_file, paths }) => policy_check::run(mesh_file.as_deref(), &paths),
+        Command::Policy(command) => policy::run(command),
         Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
     }

@@ -29,6 +29,7 @@ use watchword_policy::{Diagnostic, MeshContext};
 pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
 pub use policy_files::{LoadedPolicies, load_policy_files};
+pub use text_file::read as read_text_file;
 pub use tracing::{CollectorAddress, SampleRatio, Tracing};
 pub use watchword_policy::Protocol;
 
@@ -151,14 +152,17 @@ impl MeshFile {
     /// What policies are checked against.
     #[must_use]
     pub fn policy_context(&self) -> MeshContext {
-        let mut services: BTreeMap<SpiffeId, BTreeSet<u16>> = BTreeMap::new();
+        let mut services: BTreeMap<SpiffeId, BTreeMap<u16, BTreeSet<Protocol>>> = BTreeMap::new();
         for service in self.services.values() {
             let ports = services.entry(service.id.clone()).or_default();
-            ports.extend(service.ports.keys());
+            for (port, protocol) in &service.ports {
+                ports.entry(*port).or_default().insert(*protocol);
+            }
         }
         MeshContext {
             trust_domains: BTreeSet::from([self.trust_domain.clone()]),
             services,
+            registry: self.registry.iter().map(|entry| entry.id.clone()).collect(),
         }
     }
 }

@@ -12,7 +12,7 @@ use watchword_policy::document::{MAX_FILE_BYTES, too_large};
 ///
 /// # Errors
 /// It is not there, not readable, not a file, not UTF-8, or too large.
-pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
+pub fn read(path: &Path) -> Result<String, Diagnostic> {
     let name = path.display().to_string();
     let unreadable = |why: String| Diagnostic::error(&name, Position::START, format!("the file can't be read: {why}"));
     // Opening a FIFO would wait for its writer for ever.

@@ -4,123 +4,96 @@
 //! Invariant: pure; the caller says what the mesh is. Without that, ports and
 //! services go unchecked, and the caller tells so.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod mesh;
+mod shadow;
 
-use spiffe::{SpiffeId, TrustDomain};
+use std::collections::HashMap;
+
+pub use mesh::MeshContext;
+pub(crate) use shadow::report_shadowed;
 
 use crate::diagnostic::{Diagnostic, Position};
-use crate::model::Rule;
-use crate::parse::{Parsed, ParsedPolicy, RulePlaces};
-use crate::pattern::IdPattern;
+use crate::model::{MAX_SET_WEIGHT, Policy};
+use crate::parse::{Parsed, ParsedPolicy};
+use crate::protocol::Protocol;
 
-/// What is known of the mesh that the policies are for.
-#[derive(Clone, Debug, Default)]
-pub struct MeshContext {
-    /// The trust domains whose workloads can call or be called.
-    pub trust_domains: BTreeSet<TrustDomain>,
-    /// The services, with the ports that they declare.
-    pub services: BTreeMap<SpiffeId, BTreeSet<u16>>,
-}
-
-/// Checks the policies of several files together: names are unique, and with
-/// `context` each policy protects a service that there is, on ports that it
-/// declares, from callers of known trust domains. Returns what is wrong, file
-/// by file; nothing if all is well. The warnings of `parse` are not repeated.
+/// Checks the policies of several files together: names are unique, no allow
+/// rule is shadowed, and with `context` each policy protects a service that
+/// there is, on ports that it declares and that speak what the rule is about,
+/// from callers of known trust domains. Returns what is wrong and what looks
+/// so, file by file; nothing if all is well. The warnings of `parse` are not
+/// repeated.
 #[must_use]
 pub fn check_set(files: &[Parsed], context: Option<&MeshContext>) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
-    let mut names: HashMap<&str, (&str, Position)> = HashMap::new();
-    for parsed in files {
-        let file = parsed.file.as_str();
-        for policy in &parsed.policies {
-            let name = policy.policy.name.as_str();
-            if let Some((other, at)) = names.get(name) {
-                let message = format!(
-                    "another policy is named `{name}` too, at {other}:{}:{}: names are unique over all files",
-                    at.line, at.column
-                );
-                findings.push(Diagnostic::error(file, policy.name_at, message));
-            } else {
-                names.insert(name, (file, policy.name_at));
-            }
-            if let Some(context) = context {
-                let mut against_mesh = AgainstMesh {
-                    file,
-                    context,
-                    findings: &mut findings,
-                };
-                against_mesh.check(policy);
-            }
+    check_names(files, &mut findings);
+    check_weight(files, &mut findings);
+    shadow::check(files, &mut findings);
+    for (file, parsed) in policies(files) {
+        if denies_requests_of_nothing(&parsed.policy, files) {
+            let message = "this policy denies requests, and no policy of the service allows any: everything is denied \
+                           without it";
+            findings.push(Diagnostic::warning(file, parsed.name_at, message));
+        }
+        if let Some(context) = context {
+            mesh::check(file, parsed, context, &mut findings);
         }
     }
+    let order: HashMap<&str, usize> = files
+        .iter()
+        .enumerate()
+        .map(|(n, parsed)| (parsed.file.as_str(), n))
+        .collect();
+    findings.sort_by_key(|found| (order.get(found.file.as_str()).copied(), found.line, found.column));
     findings
 }
 
-struct AgainstMesh<'a> {
-    file: &'a str,
-    context: &'a MeshContext,
-    findings: &'a mut Vec<Diagnostic>,
+/// All policies, each with the name of its file.
+fn policies(files: &[Parsed]) -> impl Iterator<Item = (&str, &ParsedPolicy)> {
+    files
+        .iter()
+        .flat_map(|parsed| parsed.policies.iter().map(|policy| (parsed.file.as_str(), policy)))
 }
 
-impl AgainstMesh<'_> {
-    fn check(&mut self, parsed: &ParsedPolicy) {
-        let service = &parsed.policy.service;
-        let in_domain = self.check_trust_domain(service, parsed.service_at);
-        let matched: Vec<(&SpiffeId, &BTreeSet<u16>)> = self
-            .context
-            .services
-            .iter()
-            .filter(|(id, _)| service.matches(id))
-            .collect();
-        if in_domain && matched.is_empty() {
-            let known = listed(self.context.services.keys());
-            let message = format!("no service of the mesh has the ID `{service}`: expected one of {known}");
-            self.error(parsed.service_at, message);
-        }
-        let declared: Option<BTreeSet<u16>> =
-            (!matched.is_empty()).then(|| matched.iter().flat_map(|(_, ports)| ports.iter().copied()).collect());
-        let policy = &parsed.policy;
-        let allow = policy.allow.iter().zip(&parsed.allow_at);
-        let deny = policy.deny.iter().zip(&parsed.deny_at);
-        for (rule, places) in allow.chain(deny) {
-            self.check_rule(rule, places, declared.as_ref());
-        }
-    }
-
-    /// `declared` is nothing where the service is not known.
-    fn check_rule(&mut self, rule: &Rule, places: &RulePlaces, declared: Option<&BTreeSet<u16>>) {
-        for (pattern, at) in rule.from.iter().zip(&places.from) {
-            self.check_trust_domain(pattern, *at);
-        }
-        let Some(declared) = declared else {
-            return;
+fn check_names(files: &[Parsed], findings: &mut Vec<Diagnostic>) {
+    let mut names: HashMap<&str, (&str, Position)> = HashMap::new();
+    for (file, parsed) in policies(files) {
+        let name = parsed.policy.name.as_str();
+        let Some((other, at)) = names.get(name) else {
+            names.insert(name, (file, parsed.name_at));
+            continue;
         };
-        for (port, at) in rule.ports.iter().zip(&places.ports) {
-            if !declared.contains(port) {
-                let message = format!(
-                    "the service does not declare port {port}, so the rule can never match there: it declares {}",
-                    listed(declared)
-                );
-                self.error(*at, message);
-            }
-        }
+        let message = format!(
+            "another policy is named `{name}` too, at {other}:{}:{}: names are unique over all files",
+            at.line, at.column
+        );
+        findings.push(Diagnostic::error(file, parsed.name_at, message));
     }
+}
 
-    fn check_trust_domain(&mut self, pattern: &IdPattern, at: Position) -> bool {
-        let known = self.context.trust_domains.contains(pattern.trust_domain());
-        if !known {
+/// A sidecar would refuse what is too large for it.
+fn check_weight(files: &[Parsed], findings: &mut Vec<Diagnostic>) {
+    let mut sum: usize = 0;
+    for (file, parsed) in policies(files) {
+        let before = sum;
+        sum = sum.saturating_add(parsed.policy.weight());
+        if before <= MAX_SET_WEIGHT && sum > MAX_SET_WEIGHT {
             let message = format!(
-                "`{pattern}` lies outside of the trust domains of the mesh: expected {}",
-                listed(&self.context.trust_domains)
+                "up to here the policies spell out {sum} combinations of caller, port, method, path and host, of \
+                 {MAX_SET_WEIGHT} at most: write patterns that end in /* instead of lists"
             );
-            self.error(at, message);
+            findings.push(Diagnostic::error(file, parsed.name_at, message));
         }
-        known
     }
+}
 
-    fn error(&mut self, at: Position, message: String) {
-        self.findings.push(Diagnostic::error(self.file, at, message));
-    }
+/// Whether `policy` has a deny rule for HTTP requests, while no policy that
+/// protects some of the same services allows anything.
+fn denies_requests_of_nothing(policy: &Policy, files: &[Parsed]) -> bool {
+    let is_http = |requests: &crate::Requests| requests.protocol() == Some(Protocol::Http);
+    let overlaps = |other: &Policy| other.service.covers(&policy.service) || policy.service.covers(&other.service);
+    policy.deny.iter().any(|rule| is_http(&rule.requests))
+        && policies(files).all(|(_, other)| other.policy.allow.is_empty() || !overlaps(&other.policy))
 }
 
 /// At most eight items, for messages.

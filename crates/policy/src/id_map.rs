@@ -62,6 +62,24 @@ impl<T: Default> IdMap<T> {
 }
 
 impl<T> IdMap<T> {
+    /// The values of all patterns that match everything that `pattern` matches,
+    /// in no particular order.
+    pub(crate) fn covering<'m>(&'m self, pattern: &IdPattern) -> impl Iterator<Item = &'m T> {
+        let (path, exact) = match pattern {
+            IdPattern::Exact(id) => (id.path(), true),
+            IdPattern::Prefix(prefix) => (prefix.path(), false),
+        };
+        let domain = self.domains.get(pattern.trust_domain().as_str());
+        domain.into_iter().flat_map(move |domain| {
+            let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+            let above = above.chain((!exact).then_some(path));
+            let prefixes = above.filter_map(|path| domain.prefixes.get(path));
+            let own = domain.exact.get(path).filter(|_| exact);
+            // Owned, since `pattern` need not live as long as the map.
+            own.into_iter().chain(prefixes).collect::<Vec<_>>()
+        })
+    }
+
     /// The values of all patterns that match `id`, in no particular order.
     pub(crate) fn matching<'m>(&'m self, id: &SpiffeId) -> impl Iterator<Item = &'m T> {
         let path = id.path();

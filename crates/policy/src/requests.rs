@@ -11,6 +11,8 @@ mod host;
 mod method;
 mod path_pattern;
 
+use crate::protocol::Protocol;
+
 pub use grpc::{GrpcMethod, GrpcNameError, GrpcService};
 pub use header::{HeaderCondition, HeaderError, HeaderMatch, HeaderText};
 pub use host::{Host, HostError};
@@ -29,6 +31,18 @@ pub enum Requests {
     Http(Vec<HttpMatch>),
     /// gRPC calls that one of these matches; not empty. On `grpc` ports only.
     Grpc(Vec<GrpcMatch>),
+}
+
+impl Requests {
+    /// What a port must speak for a rule with this block; nothing without one.
+    #[must_use]
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::All => None,
+            Self::Http(_) => Some(Protocol::Http),
+            Self::Grpc(_) => Some(Protocol::Grpc),
+        }
+    }
 }
 
 /// HTTP requests that match everything given here. An empty list means all.

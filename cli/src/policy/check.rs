@@ -10,16 +10,14 @@ use std::process::ExitCode;
 use watchword_control_plane::mesh_file::{MeshFile, load_policy_files};
 use watchword_policy::Diagnostic;
 
+use super::{MISTAKE, counted};
 use crate::say;
-
-/// Exit status for a mistake in a file.
-const MISTAKE: u8 = 2;
 
 /// Checks the policy files at `paths`, and folders of them, together; with
 /// `mesh_file` also against the services and ports of that mesh. Mistakes go
 /// to standard error, a summary to standard output. Exit status 2 when there
 /// are errors, 0 otherwise.
-pub(crate) fn run(mesh_file: Option<&Path>, paths: &[PathBuf]) -> ExitCode {
+pub(super) fn run(mesh_file: Option<&Path>, paths: &[PathBuf]) -> ExitCode {
     if mesh_file.is_none() {
         say::plain("warning: services and ports go unchecked: name the mesh with --mesh-file FILE");
     }
@@ -71,14 +69,6 @@ fn check(mesh_file: Option<&Path>, paths: &[PathBuf]) -> Outcome {
             findings: loaded.warnings,
         },
         Err(findings) => wrong(findings),
-    }
-}
-
-fn counted(number: usize, one: &str, many: &str) -> String {
-    match number {
-        0 => format!("no {many}"),
-        1 => format!("1 {one}"),
-        _ => format!("{number} {many}"),
     }
 }
 
