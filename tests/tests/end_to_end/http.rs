@@ -75,7 +75,7 @@ async def serve(reader, writer):
             await writer.drain()
             if path == "/once":
                 break
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
+    except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
         print(f"LOST {type(error).__name__}", flush=True)
     finally:
         writer.close()
