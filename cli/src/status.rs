@@ -225,7 +225,10 @@ fn sentence(denial: &Denial) -> String {
     };
     let request = named(&denial.request).map_or_else(String::new, |request| format!(", {request}"));
     let audit = if denial.audit { "audit: " } else { "" };
-    format!("{audit}{side} {peer}, port {}{request}: {}{by}", denial.port, denial.reason)
+    format!(
+        "{audit}{side} {peer}, port {}{request}: {}{by}",
+        denial.port, denial.reason
+    )
 }
 
 fn seconds_left(not_after: u64, now: SystemTime) -> i64 {

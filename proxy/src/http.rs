@@ -49,12 +49,10 @@ use crate::refusal::Refusal;
 use crate::visitor::Visitor;
 
 pub(crate) use app_pool::AppPool;
-pub(crate) use pipe::pipe;
+pub(crate) use pipe::{News, pipe};
 pub(crate) use request::Facts;
 pub(crate) use reset_on_drop::ResetOnDrop;
 
-/// Headers of one request or response; more are refused.
-const MAX_HEADERS: usize = 128;
 /// Of one head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Bytes on the way to us per HTTP/2 connection and stream.
@@ -101,13 +99,13 @@ where
         Spoken::Http1 => {
             let connection = http1::Builder::new()
                 .half_close(true)
-                .max_headers(MAX_HEADERS)
                 .max_buf_size(MAX_HEAD)
                 .auto_date_header(false)
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => return ended,
                 () = stop => connection.as_mut().graceful_shutdown(),
             }
@@ -123,6 +121,7 @@ where
                 .serve_connection(TokioIo::new(io), service);
             let mut connection = pin!(connection);
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => return ended,
                 () = stop => connection.as_mut().graceful_shutdown(),
             }
@@ -246,7 +245,10 @@ impl Requests {
 
 /// What the strict reader has found in place of a request.
 fn marked(request: &Request<Incoming>) -> Option<Fault> {
-    let label = request.headers().get(MARK).filter(|_| request.version() < Version::HTTP_2)?;
+    let label = request
+        .headers()
+        .get(MARK)
+        .filter(|_| request.version() < Version::HTTP_2)?;
     Fault::from_mark(label.as_bytes())
 }
 

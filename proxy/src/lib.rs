@@ -23,6 +23,7 @@ pub mod intercept;
 mod live_tunnels;
 mod log_limit;
 mod mesh;
+mod on_wake;
 mod outbound;
 mod refusal;
 pub mod run;

@@ -91,7 +91,15 @@ async fn carry(
         let _counted = mesh.loads.open(endpoint.address);
         if is_this_workload(mesh, &endpoint) {
             return match call.into_parts() {
-                Some(app) => Box::pin(inbound::serve_self(mesh, app, (from, endpoint.address), endpoint.protocol)).await,
+                Some(app) => {
+                    Box::pin(inbound::serve_self(
+                        mesh,
+                        app,
+                        (from, endpoint.address),
+                        endpoint.protocol,
+                    ))
+                    .await
+                }
                 None => last,
             };
         }

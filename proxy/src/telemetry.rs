@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+use opentelemetry::{KeyValue, Value};
 
 /// More peers than this share the label `other`.
 const MAX_PEERS: usize = 500;
@@ -129,11 +129,12 @@ impl Telemetry {
     }
 
     /// Without a status: it was cut, or broken off, before it was answered.
-    pub(crate) fn request_ended(&self, peer: &str, method: &Method, status: Option<StatusCode>, took: Duration) {
-        let status = status.map_or_else(String::new, |status| status.as_str().to_owned());
+    /// `peer` is a [`Self::peer_label`].
+    pub(crate) fn request_ended(&self, peer: &Arc<str>, method: &Method, status: Option<StatusCode>, took: Duration) {
+        let status = status.map_or(Value::from(""), |status| i64::from(status.as_u16()).into());
         let labels = [
             KeyValue::new("direction", "inbound"),
-            KeyValue::new("peer", self.peer_label(peer)),
+            KeyValue::new("peer", Arc::clone(peer)),
             KeyValue::new("method", method_label(method)),
             KeyValue::new("status", status),
         ];
@@ -165,7 +166,7 @@ impl Telemetry {
     }
 
     pub(crate) fn decided(&self, policy: Option<&Arc<str>>, rule: Option<&Arc<str>>, decision: &'static str) {
-        let text = |name: Option<&Arc<str>>| name.map(ToString::to_string).unwrap_or_default();
+        let text = |name: Option<&Arc<str>>| name.map_or(Value::from(""), |name| Arc::clone(name).into());
         self.decisions.add(
             1,
             &[
@@ -195,7 +196,8 @@ impl Telemetry {
         self.accept_pauses.add(1, &[]);
     }
 
-    fn peer_label(&self, peer: &str) -> String {
+    /// What stands for a peer: its ID, while there are not too many.
+    pub(crate) fn peer_label(&self, peer: &str) -> String {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.contains(peer) {
             return peer.to_owned();
@@ -210,7 +212,9 @@ impl Telemetry {
 
 /// Closed, although callers may make up methods.
 fn method_label(method: &Method) -> &'static str {
-    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"];
+    let known = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT",
+    ];
     known
         .into_iter()
         .find(|known| method.as_str() == *known)

@@ -3,7 +3,7 @@
 //! Invariant: it never changes; what is judged of it is asked anew each time.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use watchword_identity::SpiffeId;
@@ -20,6 +20,8 @@ pub(crate) struct Visitor {
     /// As text, which each request needs: who calls and who is called.
     pub(crate) peer_text: String,
     pub(crate) own_text: String,
+    /// For metrics.
+    pub(crate) peer_label: Arc<str>,
     /// SHA-256 of the leaf that the caller proved.
     leaf: [u8; 32],
     client_cert: OnceLock<Option<HeaderValue>>,
@@ -36,9 +38,11 @@ pub(crate) struct Ends {
 
 impl Visitor {
     pub(crate) fn new(mesh: Mesh, ends: &Ends, (peer, own): (SpiffeId, SpiffeId), leaf: [u8; 32]) -> Self {
+        let peer_text = peer.to_string();
         Self {
+            peer_label: mesh.connections.telemetry().peer_label(&peer_text).into(),
             mesh,
-            peer_text: peer.to_string(),
+            peer_text,
             own_text: own.to_string(),
             from: ends.from,
             dialled: ends.dialled,

@@ -118,7 +118,11 @@ mod tests {
     }
 
     fn header(answer: &Response<Answer>, name: &str) -> String {
-        let value = answer.headers().get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+        let value = answer
+            .headers()
+            .get(name)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
         String::from_utf8_lossy(value).into_owned()
     }
 

@@ -16,8 +16,8 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use watchword_tunnel::AppStream;
 
+use super::H2_WINDOW;
 use super::body::Upload;
-use super::{H2_WINDOW, MAX_HEADERS};
 use crate::visitor::Visitor;
 
 pub(crate) type Http1 = http1::SendRequest<Upload>;
@@ -104,7 +104,6 @@ impl App {
         }
         let stream = self.dial().await?;
         let (sender, connection) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| AppError::Broken { error, kept: false })?;
@@ -167,7 +166,9 @@ impl App {
         {
             return Ok(first);
         }
-        let Visitor { mesh, dialled, from, .. } = &*self.visitor;
+        let Visitor {
+            mesh, dialled, from, ..
+        } = &*self.visitor;
         let dialled = if self.visitor.is_itself {
             mesh.dialler.connect_self(*dialled).await
         } else {

@@ -34,6 +34,9 @@ pub(crate) fn is_ours(name: &HeaderName) -> bool {
 
 /// Removes what only a sidecar may say.
 pub(crate) fn remove_ours(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_ours) {
+        return;
+    }
     let liars: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
     for name in liars {
         headers.remove(name);
@@ -43,6 +46,13 @@ pub(crate) fn remove_ours(headers: &mut HeaderMap) {
 /// Removes what concerns one hop only. An upgrade that is allowed is kept with
 /// its `Connection: upgrade`.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
+    // Most requests have none of it.
+    if !headers
+        .keys()
+        .any(|name| HOP_BY_HOP.contains(name) || name == header::TE)
+    {
+        return Ok(());
+    }
     let upgrade = upgrade_of(headers);
     for name in named_by_connection(headers) {
         if name == header::HOST || name == header::CONTENT_LENGTH {

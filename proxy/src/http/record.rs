@@ -187,14 +187,16 @@ impl Record {
         self.ended = true;
         let visitor = &self.question.visitor;
         visitor.mesh.connections.telemetry().request_ended(
-            &visitor.peer_text,
+            &visitor.peer_label,
             &self.method,
             self.status,
             self.began.elapsed(),
         );
         let facts = self.facts.as_deref();
         let path = facts.map_or(self.raw.as_str(), |facts| clipped(facts.target.path()));
-        let host = facts.and_then(|facts| facts.host.as_ref()?.to_str().ok()).unwrap_or_default();
+        let host = facts
+            .and_then(|facts| facts.host.as_ref()?.to_str().ok())
+            .unwrap_or_default();
         // A request that did not come to its end is what people look for, and
         // one that would not have, if audit policies were enforced.
         if end.result == "ok" && self.verdict.decision == "allow" {

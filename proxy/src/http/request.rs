@@ -124,7 +124,11 @@ fn target(parts: &Parts) -> Result<PathAndQuery, Fault> {
         Some("https") => parts.version == Version::HTTP_2,
         Some(_) => false,
     };
-    let given = parts.uri.path_and_query().filter(|_| scheme_fits).ok_or(Fault::Target)?;
+    let given = parts
+        .uri
+        .path_and_query()
+        .filter(|_| scheme_fits)
+        .ok_or(Fault::Target)?;
     if given.path() == "*" {
         let is_options = parts.method == Method::OPTIONS && given.query().is_none();
         return is_options.then(|| given.clone()).ok_or(Fault::Target);
@@ -132,9 +136,7 @@ fn target(parts: &Parts) -> Result<PathAndQuery, Fault> {
     match (normalise(given.path()).map_err(Fault::Path)?, given.query()) {
         (Cow::Borrowed(_), _) => Ok(given.clone()),
         (Cow::Owned(path), None) => PathAndQuery::try_from(path).map_err(|_| Fault::Target),
-        (Cow::Owned(path), Some(query)) => {
-            PathAndQuery::try_from(format!("{path}?{query}")).map_err(|_| Fault::Target)
-        }
+        (Cow::Owned(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")).map_err(|_| Fault::Target),
     }
 }
 

@@ -27,8 +27,9 @@ use super::fault::{Fault, MARK};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// For a head, or the preface, to be whole once its first byte is there.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
-/// Read at once.
-const PIECE: usize = 8 * 1024;
+/// Read at once: of heads, and of chunked bodies.
+const HEAD_PIECE: usize = 2 * 1024;
+const BODY_PIECE: usize = 16 * 1024;
 
 /// What a caller speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +149,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> StrictIo<IO> {
 
     /// The body of a known length goes right to the reader.
     fn poll_read_sized(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
-        let left = self.framing.sized().filter(|_| self.raw.is_empty() && !self.upgraded.is_set())?;
+        let left = self
+            .framing
+            .sized()
+            .filter(|_| self.raw.is_empty() && !self.upgraded.is_set())?;
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.remaining());
         let mut body = ReadBuf::new(buffer.initialize_unfilled_to(room));
         let read = Pin::new(&mut self.io).poll_read(cx, &mut body);
@@ -160,12 +164,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> StrictIo<IO> {
 
     /// Reads more to be judged. Ready with false at the end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        self.raw.reserve(PIECE);
+        let piece = if self.framing.is_in_head() && !self.upgraded.is_set() {
+            HEAD_PIECE
+        } else {
+            BODY_PIECE
+        };
+        self.raw.reserve(piece);
         let read = std::pin::pin!(self.io.read_buf(&mut self.raw)).poll(cx);
         match read {
             Poll::Ready(count) => Poll::Ready(count.map(|count| count > 0)),
             Poll::Pending => {
-                if self.raw.is_empty() {
+                if self.raw.is_empty() && self.raw.capacity() > HEAD_PIECE {
                     self.raw = BytesMut::new();
                 }
                 self.poll_deadline(cx)

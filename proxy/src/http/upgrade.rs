@@ -28,7 +28,9 @@ pub(crate) fn carry_on(caller: OnUpgrade, app: OnUpgrade, cut: Cut, record: Reco
 async fn carry(caller: Upgraded, app: Upgraded, cut: Cut, record: Record) {
     let (sent, received) = (record.sent(), record.received());
     let carried = async {
-        let app = app.downcast::<TokioIo<TcpStream>>().map_err(|_| "no connection of ours")?;
+        let app = app
+            .downcast::<TokioIo<TcpStream>>()
+            .map_err(|_| "no connection of ours")?;
         let (mut caller, early, mut app) = (TokioIo::new(caller), app.read_buf, app.io.into_inner());
         app.guard(true);
         caller.write_all(&early).await?;

@@ -1,7 +1,10 @@
 //! What comes on a tunnel: one stream after the other, each recorded, judged,
 //! and carried to the app, as bytes or request by request.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
@@ -18,6 +21,7 @@ use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
 use crate::mesh::Mesh;
+use crate::on_wake::OnWake;
 use crate::refusal::{Refusal, Why};
 use crate::tunnel_io::TunnelIo;
 use crate::visitor::Visitor;
@@ -46,7 +50,7 @@ impl Admitted {
     /// Resolves when policies have changed so that the stream would be denied.
     fn cut(&self) -> impl Future<Output = Reason> + use<> {
         let (question, changes) = (self.question.clone(), self.changes.clone());
-        async move { question.cut_when_denied(changes).await }
+        OnWake::new(async move { question.cut_when_denied(changes).await })
     }
 }
 
@@ -54,7 +58,9 @@ impl Caller {
     /// One stream after the other, until the tunnel ends.
     pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
         while let Some(opening) = tunnel.next(self.goodbye()).await? {
-            let Visitor { from, dialled, peer, .. } = &*self.visitor;
+            let Visitor {
+                from, dialled, peer, ..
+            } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
             connection.set_peer(peer.to_string());
             match Box::pin(self.serve(opening, connection)).await? {
@@ -139,9 +145,7 @@ impl Caller {
         match admission {
             Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))).await,
             Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)).await,
-            Admission::Requests { some_may_pass: false } => {
-                Box::pin(self.carry_requests(admitted, None)).await
-            }
+            Admission::Requests { some_may_pass: false } => Box::pin(self.carry_requests(admitted, None)).await,
         }
     }
 
@@ -174,8 +178,13 @@ impl Caller {
             Ok((admitted, app)) => {
                 self.mesh().connections.telemetry().stream_opened();
                 let cut = admitted.cut();
-                let (tunnel, closed) = admitted.opening.carry(app, cut, self.leaving()).await;
-                self.settle(admitted.connection, closed, verdict, (admitted.question, admitted.changes));
+                let (tunnel, closed) = admitted.opening.carry(app, cut, OnWake::new(self.leaving())).await;
+                self.settle(
+                    admitted.connection,
+                    closed,
+                    verdict,
+                    (admitted.question, admitted.changes),
+                );
                 Ok(tunnel)
             }
             Err(after) => after,
@@ -198,8 +207,8 @@ impl Caller {
     async fn carry_requests(&self, admitted: Admitted, app: Option<TcpStream>) -> After {
         self.mesh().connections.telemetry().stream_opened();
         let cut = admitted.cut();
-        let (tunnel_end, server_end) = http::pipe();
-        let stop = self.mesh().shutdown.requested();
+        let (tunnel_end, server_end, news) = http::pipe();
+        let stop = OnWake::new(self.mesh().shutdown.requested());
         let served = (Arc::clone(&self.visitor), admitted.question.protocol);
         let serving = async {
             if let Err(error) = http::serve(served, server_end, app, stop).await {
@@ -208,11 +217,8 @@ impl Caller {
             // What it owes to the caller is under way; the tunnel says when it is there.
             std::future::pending::<()>().await;
         };
-        let carrying = admitted.opening.carry(tunnel_end, cut, self.leaving());
-        let (tunnel, closed) = tokio::select! {
-            carried = carrying => carried,
-            () = serving => return Ok(None),
-        };
+        let carrying = admitted.opening.carry(tunnel_end, cut, OnWake::new(self.leaving()));
+        let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), news).await;
         self.settle(
             admitted.connection,
             closed,
@@ -230,7 +236,9 @@ impl Caller {
         let (opening, app) = match admitted.opening.dial(dial, cut).await {
             Dialled::Done(opening, app) => (opening, app),
             Dialled::Reset { reason, tunnel } => {
-                admitted.connection.end(&Ended::failed("peer-reset", Why::label_of(reason)));
+                admitted
+                    .connection
+                    .end(&Ended::failed("peer-reset", Why::label_of(reason)));
                 return Err(Ok(tunnel));
             }
             Dialled::Cut(reason) => {
@@ -238,7 +246,9 @@ impl Caller {
                 return Err(Ok(None));
             }
             Dialled::Lost(error) => {
-                admitted.connection.end(&Ended::failed(error.label(), error.to_string()));
+                admitted
+                    .connection
+                    .end(&Ended::failed(error.label(), error.to_string()));
                 return Err(Err(error));
             }
         };
@@ -284,6 +294,31 @@ impl Caller {
             rule: name(&refusal.rule),
         }
     }
+}
+
+/// Polls both ends of a pipe, the second one for as long as the first lasts.
+/// What one does for the other is taken up at once, without waking the task.
+async fn in_turns<C>(
+    mut carrying: Pin<Box<impl Future<Output = C>>>,
+    mut serving: Pin<Box<impl Future<Output = ()>>>,
+    news: http::News,
+) -> C {
+    poll_fn(|cx| {
+        let mut is_first = true;
+        loop {
+            if let Poll::Ready(carried) = carrying.as_mut().poll(cx) {
+                return Poll::Ready(carried);
+            }
+            if news.for_server() || is_first {
+                let _ = serving.as_mut().poll(cx);
+            }
+            is_first = false;
+            if !news.for_tunnel() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 fn errno(error: &std::io::Error) -> u32 {

@@ -150,7 +150,10 @@ sys.stdout.buffer.write(answer)
 "#;
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let mut client = mesh.exec_command("web", &["python3", "-c", CLIENT]).unwrap();
-    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    client
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut client = client.spawn().unwrap();
     let mut stdin = client.stdin.take().unwrap();
     writeln!(stdin, "{}", hex(first)).unwrap();
@@ -158,7 +161,11 @@ sys.stdout.buffer.write(answer)
     writeln!(stdin, "{}", hex(second)).unwrap();
     drop(stdin);
     let finished = client.wait_with_output().unwrap();
-    assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    assert!(
+        finished.status.success(),
+        "{}",
+        String::from_utf8_lossy(&finished.stderr)
+    );
     String::from_utf8_lossy(&finished.stdout).into_owned()
 }
 
@@ -173,6 +180,8 @@ fn answer(mesh: &Mesh, service: &str, arguments: &[&str]) -> String {
 /// The lines in which the app says what it got.
 fn got(mesh: &Mesh) -> Vec<String> {
     let text = mesh.output().text();
-    let lines = text.lines().filter_map(|line| line.split_once("GOT ").map(|(_, got)| got));
+    let lines = text
+        .lines()
+        .filter_map(|line| line.split_once("GOT ").map(|(_, got)| got));
     lines.map(str::to_owned).collect()
 }

@@ -66,7 +66,12 @@ fn http_2_is_sent_on_with_its_authority() {
 
 #[test]
 fn one_host_is_needed() {
-    type Case<'a> = (Version, &'a str, &'a [(&'a str, &'a str)], Result<Option<&'a str>, Fault>);
+    type Case<'a> = (
+        Version,
+        &'a str,
+        &'a [(&'a str, &'a str)],
+        Result<Option<&'a str>, Fault>,
+    );
     let table: &[Case<'_>] = &[
         (Version::HTTP_11, "/", &[("host", "a")], Ok(Some("a"))),
         (Version::HTTP_11, "/", &[("host", "a:80")], Ok(Some("a:80"))),

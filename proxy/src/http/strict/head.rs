@@ -155,7 +155,9 @@ pub(super) fn is_framing(name: &[u8]) -> bool {
 /// Digits alone: no sign, no list (RFC 9110 section 8.6).
 fn content_length(value: &[u8]) -> Option<u64> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(value).ok().filter(|_| digits && value.len() <= 18)?;
+    let text = std::str::from_utf8(value)
+        .ok()
+        .filter(|_| digits && value.len() <= 18)?;
     text.parse().ok()
 }
 

@@ -7,24 +7,33 @@ use super::{answer, got, mesh, raw};
 fn bodies_of_every_form_arrive_whole() {
     let mesh = mesh();
     let table = [
-        ("POST /a HTTP/1.1\r\nHost: o\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", 5),
+        (
+            "POST /a HTTP/1.1\r\nHost: o\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+            5,
+        ),
         (
             "POST /b HTTP/1.1\r\nHost: o\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
             5,
         ),
-        ("POST /c HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 0),
+        (
+            "POST /c HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            0,
+        ),
         ("GET /d HTTP/1.0\r\n\r\n", 0),
         ("OPTIONS * HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n", 0),
     ];
     for (request, length) in table {
         let answer = raw(&mesh, request.as_bytes());
-        assert!(answer.ends_with(&format!(" | body {length}\n")), "{request:?}: {answer}");
+        assert!(
+            answer.ends_with(&format!(" | body {length}\n")),
+            "{request:?}: {answer}"
+        );
     }
-    let head = raw(
-        &mesh,
-        b"HEAD /e HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n",
+    let head = raw(&mesh, b"HEAD /e HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n");
+    assert!(
+        head.to_lowercase().contains("content-length: ") && head.ends_with("\r\n\r\n"),
+        "{head}"
     );
-    assert!(head.to_lowercase().contains("content-length: ") && head.ends_with("\r\n\r\n"), "{head}");
 }
 
 #[test]
@@ -58,11 +67,22 @@ fn a_body_is_asked_for_by_the_app_and_not_before() {
     let path = mesh.file().write("body", &body).unwrap();
     let upload = |url: &str| {
         let data = format!("@{}", path.display());
-        let arguments = ["--header", "Expect: 100-continue", "--expect100-timeout", "20", "--data-binary", &data, url];
+        let arguments = [
+            "--header",
+            "Expect: 100-continue",
+            "--expect100-timeout",
+            "20",
+            "--data-binary",
+            &data,
+            url,
+        ];
         answer(&mesh, "web", &arguments)
     };
     let wanted = upload("http://orders:8080/wanted");
-    assert!(wanted.starts_with("HTTP/1.1 100 Continue") && wanted.contains("| body 3000000"), "{wanted}");
+    assert!(
+        wanted.starts_with("HTTP/1.1 100 Continue") && wanted.contains("| body 3000000"),
+        "{wanted}"
+    );
     let unwanted = upload("http://orders:8080/unwanted");
     assert!(unwanted.starts_with("HTTP/1.1 401"), "{unwanted}");
     let denied = upload("http://orders:8080/admin");
@@ -90,7 +110,9 @@ fn a_slow_reader_makes_the_app_wait_and_not_the_sidecar_grow() {
     assert_eq!(mesh.exec_ok("web", &["python3", "-c", read]).unwrap(), "read\n");
     // Its end is the app's.
     mesh.output()
-        .wait_for("the app to learn that the caller has gone", |line| line.contains("LOST"))
+        .wait_for("the app to learn that the caller has gone", |line| {
+            line.contains("LOST")
+        })
         .unwrap();
     let after = crate::live::memory(&mesh, "orders-1")[0];
     assert!(after < before + 8 * 1024, "{before} KiB, then {after}");

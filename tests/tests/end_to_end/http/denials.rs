@@ -10,7 +10,11 @@ const URL: &str = "http://orders:8080";
 fn a_denied_method_and_a_denied_path_name_their_rule_to_caller_log_metric_and_status() {
     let mesh = mesh();
     let table = [
-        ("web", vec!["--request", "DELETE", "http://orders:8080/x"], "orders/no-allow-rule"),
+        (
+            "web",
+            vec!["--request", "DELETE", "http://orders:8080/x"],
+            "orders/no-allow-rule",
+        ),
         ("web", vec!["http://orders:8080/admin/keys"], "orders/nobody is admin"),
         ("lab", vec!["http://orders:8080/other"], "orders/no-allow-rule"),
     ];
@@ -53,7 +57,11 @@ fn what_is_allowed_passes_beside_what_is_not_on_one_connection() {
     let both = answer(
         &mesh,
         "lab",
-        &["http://orders:8080/lab/1", "http://orders:8080/other", "http://orders:8080/lab/2"],
+        &[
+            "http://orders:8080/lab/1",
+            "http://orders:8080/other",
+            "http://orders:8080/lab/2",
+        ],
     );
     let statuses: Vec<&str> = both
         .lines()

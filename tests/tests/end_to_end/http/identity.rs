@@ -21,7 +21,10 @@ fn the_app_learns_who_calls_and_nobody_can_say_otherwise() {
         ],
     );
     let line = got(&mesh).concat();
-    assert!(!line.contains("admin") && !line.to_lowercase().contains("x-hop"), "{line}");
+    assert!(
+        !line.contains("admin") && !line.to_lowercase().contains("x-hop"),
+        "{line}"
+    );
     let (_, value) = line.split_once("x-forwarded-client-cert: ").unwrap();
     let value = value.split(" | ").next().unwrap();
     let parts: Vec<&str> = value.split(';').collect();
@@ -31,7 +34,10 @@ fn the_app_learns_who_calls_and_nobody_can_say_otherwise() {
     assert_eq!(*by, "By=spiffe://example.org/orders");
     assert_eq!(*uri, "URI=spiffe://example.org/web");
     let hash = hash.strip_prefix("Hash=").unwrap();
-    assert!(hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
+    assert!(
+        hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{hash}"
+    );
     assert_eq!(line.matches("forwarded").count(), 1, "{line}");
 }
 
@@ -39,7 +45,10 @@ fn the_app_learns_who_calls_and_nobody_can_say_otherwise() {
 fn an_app_can_not_speak_for_the_sidecar() {
     let mesh = mesh();
     let liar = answer(&mesh, "web", &["http://orders:8080/liar"]);
-    assert!(liar.starts_with("HTTP/1.1 200") && !liar.contains("watchword-denied"), "{liar}");
+    assert!(
+        liar.starts_with("HTTP/1.1 200") && !liar.contains("watchword-denied"),
+        "{liar}"
+    );
 }
 
 #[test]

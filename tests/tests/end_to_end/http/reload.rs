@@ -54,6 +54,11 @@ fn policies(name: &str) -> String {
     )
 }
 
+/// By the clock that the load goes by, in its own process.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "two processes are compared, and Python reads no other clock that Rust does"
+)]
 fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_secs_f64()
@@ -91,12 +96,20 @@ orders:
     // From when to when only this policy was in force.
     let mut spans: Vec<(&str, f64, f64)> = Vec::new();
     let mut since = now();
-    for (name, next) in [("first", "second"), ("second", "first"), ("first", "second"), ("second", "first")] {
+    for (name, next) in [
+        ("first", "second"),
+        ("second", "first"),
+        ("first", "second"),
+        ("second", "first"),
+    ] {
         let enough = now() + 0.7;
         wait_until("some load", || now() > enough).unwrap();
         spans.push((name, since, now()));
         mesh.file().write("policies.yaml", &policies(next)).unwrap();
-        wait_until("the change to be in force", || in_force(&mesh, &format!("orders {next}"))).unwrap();
+        wait_until("the change to be in force", || {
+            in_force(&mesh, &format!("orders {next}"))
+        })
+        .unwrap();
         since = now();
     }
     drop(load.stdin.take());
@@ -105,15 +118,29 @@ orders:
         panic!("{error}: {}", String::from_utf8_lossy(&finished.stderr));
     });
     assert_eq!(spans.len(), 4);
-    let lost: Vec<_> = asked.iter().filter(|(path, _, _, status)| path == "both" && *status != 200).collect();
-    assert!(lost.is_empty(), "{} of {} lost: {:?}", lost.len(), asked.len(), lost.first());
+    let lost: Vec<_> = asked
+        .iter()
+        .filter(|(path, _, _, status)| path == "both" && *status != 200)
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {:?}",
+        lost.len(),
+        asked.len(),
+        lost.first()
+    );
     let mut judged = 0;
     for (path, began, ended, status) in asked.iter().filter(|(path, ..)| path != "both") {
         for (name, since, until) in &spans {
             if began > since && ended < until {
                 judged += 1;
                 let expected = if path == name { 200 } else { 403 };
-                assert_eq!(*status, expected, "/{path} under {name}, {:.3} s after it was in force", began - since);
+                assert_eq!(
+                    *status,
+                    expected,
+                    "/{path} under {name}, {:.3} s after it was in force",
+                    began - since
+                );
             }
         }
     }
@@ -152,7 +179,10 @@ fn an_answer_that_is_under_way_is_cut_when_policies_deny_its_request() {
         super::answer(&mesh, "web", &["--request", "OPTIONS", "http://orders:8080/"]).contains(" 403")
     })
     .unwrap();
-    assert!(load.try_wait().unwrap().is_none(), "it was cut by a change that allows it");
+    assert!(
+        load.try_wait().unwrap().is_none(),
+        "it was cut by a change that allows it"
+    );
     let denies = super::POLICIES.replace("paths: [/admin, /admin/*]", "paths: [/endless]");
     mesh.file().write("policies.yaml", &denies).unwrap();
     output.wait_for("the cut", |line| line == "reset").unwrap();
@@ -168,7 +198,10 @@ fn an_answer_that_is_under_way_is_cut_when_policies_deny_its_request() {
 fn a_policy_that_is_broken_changes_nothing_for_requests() {
     let mesh = mesh_file("", super::POLICIES).up().unwrap();
     mesh.file()
-        .write("policies.yaml", &super::POLICIES.replace("methods: [GET], paths", "methods: [get], paths"))
+        .write(
+            "policies.yaml",
+            &super::POLICIES.replace("methods: [GET], paths", "methods: [get], paths"),
+        )
         .unwrap();
     mesh.output()
         .wait_for("the mistake", |line| line.contains("policies.yaml:12:"))

@@ -48,17 +48,20 @@ fn requests_with_two_readings_are_refused_and_nothing_of_them_reaches_the_app() 
         ("reserved-header", post("Watchword-Refused: bare-lf\r\n", "")),
         ("host", "GET /x HTTP/1.1\r\n\r\n".to_owned()),
         ("host", post("Host: other\r\n", "")),
-        (
-            "host",
-            "GET http://other/x HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned(),
-        ),
+        ("host", "GET http://other/x HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned()),
         ("connection-header", post("Connection: Content-Length\r\n", "")),
         ("request-line", "GET  /x HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned()),
     ];
     for (label, request) in table {
         let answer = raw(&mesh, request.as_bytes());
-        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer}");
-        assert!(answer.contains(&format!("watchword-denied: -/{label}\r\n")), "{request:?}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+            "{request:?}: {answer}"
+        );
+        assert!(
+            answer.contains(&format!("watchword-denied: -/{label}\r\n")),
+            "{request:?}: {answer}"
+        );
         // What came behind it is not answered.
         assert_eq!(answer.matches("HTTP/1.1 4").count(), 1, "{request:?}: {answer}");
         assert!(!answer.contains("HTTP/1.1 2"), "{request:?}: {answer}");
@@ -78,7 +81,10 @@ fn other_versions_methods_and_sizes_have_statuses_of_their_own() {
     let many = format!("GET / HTTP/1.1\r\nHost: orders\r\n{}\r\n", "X: a\r\n".repeat(200));
     let table = [
         ("505", "GET / HTTP/3.0\r\nHost: orders\r\n\r\n".to_owned()),
-        ("405", "CONNECT orders:80 HTTP/1.1\r\nHost: orders:80\r\n\r\n".to_owned()),
+        (
+            "405",
+            "CONNECT orders:80 HTTP/1.1\r\nHost: orders:80\r\n\r\n".to_owned(),
+        ),
         ("431", long),
         ("431", many),
     ];
@@ -94,7 +100,10 @@ fn a_fault_behind_a_good_request_is_answered_in_its_turn() {
     let mesh = mesh();
     let both = "GET /first HTTP/1.1\r\nHost: orders\r\n\r\nGET /second HTTP/1.1\nHost: orders\r\n\r\n";
     let answer = raw(&mesh, both.as_bytes());
-    let statuses: Vec<&str> = answer.match_indices("HTTP/1.1 ").map(|(at, _)| &answer[at + 9..at + 12]).collect();
+    let statuses: Vec<&str> = answer
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &answer[at + 9..at + 12])
+        .collect();
     // The body of the first answer holds its request.
     assert_eq!(statuses.first(), Some(&"200"), "{answer}");
     assert_eq!(statuses.last(), Some(&"400"), "{answer}");
