@@ -65,75 +65,77 @@ fn tried(case: &str, with_mesh: bool) -> Result<String, String> {
     })
 }
 
+/// A case, and what is answered.
+const ANSWERS: &[(&str, &str)] = &[
+    (
+        "port: 80, path: /orders/1, host: Shop:80",
+        "http allowed by rule `reads` of policy `orders`",
+    ),
+    (
+        "port: 80, path: /orders/1",
+        "http denied by policy `orders`: no allow rule matches",
+    ),
+    (
+        "port: 80, method: POST, path: /orders/1, host: shop",
+        "http denied by policy `orders`: no allow rule matches",
+    ),
+    (
+        "port: 80, path: /x/../orders/%31, host: shop",
+        "http allowed by rule `reads` of policy `orders` as /orders/1",
+    ),
+    (
+        "port: 80, path: /orders/secret, host: shop",
+        "http denied by rule `no secrets` of policy `orders`",
+    ),
+    (
+        "port: 80, path: /orders/draft, host: shop",
+        "http allowed by rule `reads` of policy `orders`, would deny",
+    ),
+    (
+        "port: 80, headers: {X-Tenant: blue}",
+        "http allowed by rule `blue` of policy `orders`",
+    ),
+    (
+        "port: 80, path: /orders/%2f",
+        "http refused before policies are asked: `%2F` is refused: an app may take it for a slash",
+    ),
+    (
+        "port: 81, grpc: shop.Payments/Charge",
+        "grpc allowed by rule `charges` of policy `orders`",
+    ),
+    (
+        "port: 81, grpc: shop.Payments/Refund",
+        "grpc denied by policy `orders`: no allow rule matches",
+    ),
+    ("port: 82", "tcp allowed by rule `queries` of policy `orders`"),
+    (
+        "from: spiffe://td/lab, port: 80, path: /",
+        "http denied by rule `not from the lab` of policy `orders`",
+    ),
+    (
+        "port: 80, protocol: grpc, path: /",
+        "grpc denied by policy `orders`: no allow rule matches",
+    ),
+    (
+        "port: 80, protocol: http",
+        "http allowed: the connection is opened, and its requests are judged one by one",
+    ),
+    (
+        "from: spiffe://td/x, port: 80, protocol: http",
+        "http denied by the policies of the service: no allow rule matches; the connection is opened, and each \
+             request on it is answered with a denial",
+    ),
+    (
+        "from: spiffe://td/lab, port: 80, protocol: http",
+        "http denied by rule `not from the lab` of policy `orders`",
+    ),
+];
+
 #[test]
 fn every_kind_of_question_is_answered() {
-    let table = [
-        (
-            "port: 80, path: /orders/1, host: Shop:80",
-            "http allowed by rule `reads` of policy `orders`",
-        ),
-        (
-            "port: 80, path: /orders/1",
-            "http denied by policy `orders`: no allow rule matches",
-        ),
-        (
-            "port: 80, method: POST, path: /orders/1, host: shop",
-            "http denied by policy `orders`: no allow rule matches",
-        ),
-        (
-            "port: 80, path: /x/../orders/%31, host: shop",
-            "http allowed by rule `reads` of policy `orders` as /orders/1",
-        ),
-        (
-            "port: 80, path: /orders/secret, host: shop",
-            "http denied by rule `no secrets` of policy `orders`",
-        ),
-        (
-            "port: 80, path: /orders/draft, host: shop",
-            "http allowed by rule `reads` of policy `orders`, would deny",
-        ),
-        (
-            "port: 80, headers: {X-Tenant: blue}",
-            "http allowed by rule `blue` of policy `orders`",
-        ),
-        (
-            "port: 80, path: /orders/%2f",
-            "http refused before policies are asked: `%2F` is refused: an app may take it for a slash",
-        ),
-        (
-            "port: 81, grpc: shop.Payments/Charge",
-            "grpc allowed by rule `charges` of policy `orders`",
-        ),
-        (
-            "port: 81, grpc: shop.Payments/Refund",
-            "grpc denied by policy `orders`: no allow rule matches",
-        ),
-        ("port: 82", "tcp allowed by rule `queries` of policy `orders`"),
-        (
-            "from: spiffe://td/lab, port: 80, path: /",
-            "http denied by rule `not from the lab` of policy `orders`",
-        ),
-        (
-            "port: 80, protocol: grpc, path: /",
-            "grpc denied by policy `orders`: no allow rule matches",
-        ),
-        (
-            "port: 80, protocol: http",
-            "http allowed: the connection is opened, and its requests are judged one by one",
-        ),
-        (
-            "from: spiffe://td/x, port: 80, protocol: http",
-            "http denied by the policies of the service: no allow rule matches; the connection is opened, and each \
-             request on it is answered with a denial",
-        ),
-        (
-            "from: spiffe://td/lab, port: 80, protocol: http",
-            "http denied by rule `not from the lab` of policy `orders`",
-        ),
-    ];
-    for (case, expected) in table {
+    for (case, expected) in ANSWERS {
         for with_mesh in [false, true] {
-            assert_eq!(tried(case, with_mesh).as_deref(), Ok(expected), "{case}");
+            assert_eq!(tried(case, with_mesh).as_deref(), Ok(*expected), "{case}");
         }
     }
 }

@@ -91,9 +91,12 @@ struct ByHeader {
     /// The first rule without header conditions.
     always: Option<RuleOrder>,
     /// By the header and the value of their first `exact` condition.
-    exact: Vec<(HeaderName, HashMap<Box<[u8]>, Vec<Conditional>>)>,
+    exact: Vec<(HeaderName, ByValue)>,
     others: Vec<Conditional>,
 }
+
+/// By the value of a header; each list in order.
+type ByValue = HashMap<Box<[u8]>, Vec<Conditional>>;
 
 /// A rule that matches where all of its header conditions hold.
 #[derive(Clone, Debug)]
@@ -166,7 +169,7 @@ impl ByHeader {
         });
     }
 
-    fn values_of(&mut self, name: &HeaderName) -> &mut HashMap<Box<[u8]>, Vec<Conditional>> {
+    fn values_of(&mut self, name: &HeaderName) -> &mut ByValue {
         let known = self.exact.iter().position(|(known, _)| known == name);
         let index = known.unwrap_or_else(|| {
             self.exact.push((name.clone(), HashMap::new()));

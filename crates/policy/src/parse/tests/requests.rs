@@ -59,168 +59,162 @@ fn a_block_is_read_whole() {
     assert_eq!(read("ports: [80]").0, Requests::All);
 }
 
+/// A block, where the mistake is, and what is said. `{…}` alone is an item of
+/// `http`.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    // Nothing must not read as everything.
+    (
+        "http: []",
+        "5:9",
+        "`http` is empty: list at least one item, or leave `http` out",
+    ),
+    ("grpc: []", "5:9", "`grpc` is empty"),
+    (
+        "http: ~",
+        "5:9",
+        "expected what HTTP requests to match (a list), found nothing",
+    ),
+    ("http: {methods: [GET]}", "5:9", "(a list), found a mapping"),
+    (
+        "http: [GET]",
+        "5:10",
+        "expected an item of `http` (a mapping), found \"GET\"",
+    ),
+    ("http: [{}]", "5:10", "this item says nothing"),
+    (
+        "{methods: []}",
+        "5:20",
+        "`methods` is empty: list at least one method, or leave `methods` out",
+    ),
+    ("{paths: []}", "5:18", "`paths` is empty"),
+    ("{hosts: []}", "5:18", "`hosts` is empty"),
+    ("{headers: {}}", "5:20", "`headers` is empty"),
+    ("{headers: [x]}", "5:20", "expected headers by name"),
+    ("grpc: [{service: A, methods: []}]", "5:32", "`methods` is empty"),
+    // Both blocks, and unknown keys.
+    (
+        "http: [{methods: [GET]}]\n  grpc: [{service: A}]",
+        "6:3",
+        "write two rules",
+    ),
+    (
+        "grpc: [{service: A}]\n  http: [{methods: [GET]}]",
+        "6:3",
+        "write two rules",
+    ),
+    (
+        "{method: [GET]}",
+        "5:11",
+        "unknown key `method` in an item of `http`: did you mean `methods`?",
+    ),
+    ("grpc: [{service: A, method: [B]}]", "5:23", "did you mean `methods`?"),
+    (
+        "{headers: {x: {regex: a}}}",
+        "5:25",
+        "unknown key `regex` in a condition on a header",
+    ),
+    // Methods.
+    (
+        "{methods: [get]}",
+        "5:21",
+        "\"get\": methods are case-sensitive, so this can never match: write GET",
+    ),
+    ("{methods: [Get]}", "5:21", "write GET"),
+    ("{methods: ['*']}", "5:21", "leave `methods` out to mean all"),
+    ("{methods: [CONNECT]}", "5:21", "CONNECT is never passed on"),
+    ("{methods: [connect]}", "5:21", "CONNECT is never passed on"),
+    ("{methods: ['G T']}", "5:21", "expected a method such as GET"),
+    ("{methods: ['']}", "5:21", "expected a method such as GET"),
+    ("{methods: [1]}", "5:21", "found the number 1: put it in quotes"),
+    // Paths; all of them stand with `PathPattern`.
+    ("{paths: ['*']}", "5:19", "\"*\": a pattern begins with `/`: write /*"),
+    (
+        "{paths: [/a/../b]}",
+        "5:19",
+        "paths are normalised, so this can never match: write /b",
+    ),
+    ("{paths: [/a*]}", "5:19", "a part of a segment can't be matched"),
+    // Hosts; all of them stand with `Host`.
+    ("{hosts: ['a:80']}", "5:19", "without their port: write a"),
+    ("{hosts: ['*.a']}", "5:19", "a host has no `*`"),
+    // Headers.
+    ("{headers: {te: {exact: a}}}", "5:21", "`te` concerns one hop"),
+    (
+        "{headers: {x: {}}}",
+        "5:24",
+        "expected exactly one of `exact`, `prefix` and `present`",
+    ),
+    (
+        "{headers: {x: {exact: a, present: true}}}",
+        "5:24",
+        "expected exactly one of",
+    ),
+    (
+        "{headers: {x: {exact: a, prefix: a}}}",
+        "5:24",
+        "expected exactly one of",
+    ),
+    (
+        "{headers: {x: {present: 'true'}}}",
+        "5:34",
+        "expected `true` or `false`",
+    ),
+    (
+        "{headers: {x: {exact: 1}}}",
+        "5:32",
+        "found the number 1: put it in quotes",
+    ),
+    (
+        "{headers: {x: {exact: ' a'}}}",
+        "5:32",
+        "has no spaces around it, so this can never match: write \"a\"",
+    ),
+    (
+        "{headers: {x: {exact: 'a '}}}",
+        "5:21",
+        "has no spaces around it, so this can never match: write \"a\"",
+    ),
+    ("{headers: {x: {prefix: ''}}}", "5:21", "write {present: true}"),
+    ("{headers: {x: {exact: \"a\\tb\"}}}", "5:32", "no control characters"),
+    (
+        "{headers: {X: {present: true}, x: {exact: a}}}",
+        "5:41",
+        "`x` is named twice, first on line 5",
+    ),
+    // gRPC.
+    (
+        "grpc: [{methods: [A]}]",
+        "5:10",
+        "`service` is missing in an item of `grpc`",
+    ),
+    ("grpc: [{service: '*'}]", "5:20", "name each service"),
+    ("grpc: [{service: a.*}]", "5:20", "name each service"),
+    ("grpc: [{service: A, methods: ['*']}]", "5:33", "leave `methods` out"),
+    (
+        "grpc: [{service: /a.B/C}]",
+        "5:20",
+        "service and method are given apart",
+    ),
+    (
+        "grpc: [{service: A, methods: [A/B]}]",
+        "5:33",
+        "service and method are given apart",
+    ),
+    ("grpc: [{service: a..B}]", "5:20", "full name of a service"),
+    ("grpc: [{service: .B}]", "5:20", "full name of a service"),
+    ("grpc: [{service: 1B}]", "5:20", "full name of a service"),
+    ("grpc: [{service: A, methods: [a.B]}]", "5:33", "name of a method"),
+    ("grpc: [{service: A, methods: [a-b]}]", "5:33", "name of a method"),
+];
+
 #[test]
 fn every_mistake_in_a_block_is_told_at_its_place() {
-    let item = |item: &str| format!("http: [{{{item}}}]");
-    let header = |name: &str, condition: &str| item(&format!("headers: {{{name}: {{{condition}}}}}"));
-    let table = [
-        // Nothing must not read as everything.
-        (
-            "http: []".to_owned(),
-            "5:9",
-            "`http` is empty: list at least one item, or leave `http` out",
-        ),
-        ("grpc: []".to_owned(), "5:9", "`grpc` is empty"),
-        (
-            "http: ~".to_owned(),
-            "5:9",
-            "expected what HTTP requests to match (a list), found nothing",
-        ),
-        ("http: {methods: [GET]}".to_owned(), "5:9", "(a list), found a mapping"),
-        (
-            "http: [GET]".to_owned(),
-            "5:10",
-            "expected an item of `http` (a mapping), found \"GET\"",
-        ),
-        ("http: [{}]".to_owned(), "5:10", "this item says nothing"),
-        (
-            item("methods: []"),
-            "5:20",
-            "`methods` is empty: list at least one method, or leave `methods` out",
-        ),
-        (item("paths: []"), "5:18", "`paths` is empty"),
-        (item("hosts: []"), "5:18", "`hosts` is empty"),
-        (item("headers: {}"), "5:20", "`headers` is empty"),
-        (item("headers: [x]"), "5:20", "expected headers by name"),
-        (
-            "grpc: [{service: A, methods: []}]".to_owned(),
-            "5:32",
-            "`methods` is empty",
-        ),
-        // Both blocks, and unknown keys.
-        (
-            "http: [{methods: [GET]}]\n  grpc: [{service: A}]".to_owned(),
-            "6:3",
-            "write two rules",
-        ),
-        (
-            "grpc: [{service: A}]\n  http: [{methods: [GET]}]".to_owned(),
-            "6:3",
-            "write two rules",
-        ),
-        (
-            item("method: [GET]"),
-            "5:11",
-            "unknown key `method` in an item of `http`: did you mean `methods`?",
-        ),
-        (
-            "grpc: [{service: A, method: [B]}]".to_owned(),
-            "5:23",
-            "did you mean `methods`?",
-        ),
-        (
-            header("x", "regex: a"),
-            "5:25",
-            "unknown key `regex` in a condition on a header",
-        ),
-        // Methods.
-        (
-            item("methods: [get]"),
-            "5:21",
-            "\"get\": methods are case-sensitive, so this can never match: write GET",
-        ),
-        (item("methods: [Get]"), "5:21", "write GET"),
-        (item("methods: ['*']"), "5:21", "leave `methods` out to mean all"),
-        (item("methods: [CONNECT]"), "5:21", "CONNECT is never passed on"),
-        (item("methods: [connect]"), "5:21", "CONNECT is never passed on"),
-        (item("methods: ['G T']"), "5:21", "expected a method such as GET"),
-        (item("methods: ['']"), "5:21", "expected a method such as GET"),
-        (item("methods: [1]"), "5:21", "found the number 1: put it in quotes"),
-        // Paths; all of them stand with `PathPattern`.
-        (
-            item("paths: ['*']"),
-            "5:19",
-            "\"*\": a pattern begins with `/`: write /*",
-        ),
-        (
-            item("paths: [/a/../b]"),
-            "5:19",
-            "paths are normalised, so this can never match: write /b",
-        ),
-        (item("paths: [/a*]"), "5:19", "a part of a segment can't be matched"),
-        // Hosts; all of them stand with `Host`.
-        (item("hosts: ['a:80']"), "5:19", "without their port: write a"),
-        (item("hosts: ['*.a']"), "5:19", "a host has no `*`"),
-        // Headers.
-        (header("te", "exact: a"), "5:21", "`te` concerns one hop"),
-        (
-            header("x", ""),
-            "5:24",
-            "expected exactly one of `exact`, `prefix` and `present`",
-        ),
-        (
-            header("x", "exact: a, present: true"),
-            "5:24",
-            "expected exactly one of",
-        ),
-        (header("x", "exact: a, prefix: a"), "5:24", "expected exactly one of"),
-        (header("x", "present: 'true'"), "5:34", "expected `true` or `false`"),
-        (header("x", "exact: 1"), "5:32", "found the number 1: put it in quotes"),
-        (
-            header("x", "exact: ' a'"),
-            "5:32",
-            "has no spaces around it, so this can never match: write \"a\"",
-        ),
-        (
-            header("x", "exact: 'a '"),
-            "5:21",
-            "has no spaces around it, so this can never match: write \"a\"",
-        ),
-        (header("x", "prefix: ''"), "5:21", "write {present: true}"),
-        (header("x", "exact: \"a\\tb\""), "5:32", "no control characters"),
-        (
-            item("headers: {X: {present: true}, x: {exact: a}}"),
-            "5:41",
-            "`x` is named twice, first on line 5",
-        ),
-        // gRPC.
-        (
-            "grpc: [{methods: [A]}]".to_owned(),
-            "5:10",
-            "`service` is missing in an item of `grpc`",
-        ),
-        ("grpc: [{service: '*'}]".to_owned(), "5:20", "name each service"),
-        ("grpc: [{service: a.*}]".to_owned(), "5:20", "name each service"),
-        (
-            "grpc: [{service: A, methods: ['*']}]".to_owned(),
-            "5:33",
-            "leave `methods` out",
-        ),
-        (
-            "grpc: [{service: /a.B/C}]".to_owned(),
-            "5:20",
-            "service and method are given apart",
-        ),
-        (
-            "grpc: [{service: A, methods: [A/B]}]".to_owned(),
-            "5:33",
-            "service and method are given apart",
-        ),
-        ("grpc: [{service: a..B}]".to_owned(), "5:20", "full name of a service"),
-        ("grpc: [{service: .B}]".to_owned(), "5:20", "full name of a service"),
-        ("grpc: [{service: 1B}]".to_owned(), "5:20", "full name of a service"),
-        (
-            "grpc: [{service: A, methods: [a.B]}]".to_owned(),
-            "5:33",
-            "name of a method",
-        ),
-        (
-            "grpc: [{service: A, methods: [a-b]}]".to_owned(),
-            "5:33",
-            "name of a method",
-        ),
-    ];
-    for (block, place, expected) in table {
+    for (block, place, expected) in MISTAKES {
+        let block = if block.starts_with('{') {
+            format!("http: [{block}]")
+        } else {
+            (*block).to_owned()
+        };
         let error = rule_error(&format!("- from: [spiffe://td/a]\n  {block}\n"));
         assert!(
             error.starts_with(&format!("p.yaml:{place}: error: ")),
@@ -339,6 +333,112 @@ fn a_rule_that_spells_out_too_much_is_refused() {
     );
 }
 
+/// An allow rule, deny rules, and whether they leave nothing of it. `80; …` is
+/// for port 80 only.
+const SHADOWS: &[(&str, &str, bool)] = &[
+    ("http: [{paths: [/a]}]", "name: all", true),
+    ("http: [{paths: [/a]}]", "http: [{paths: [/a]}]", true),
+    ("http: [{paths: [/a/b, /a/c]}]", "http: [{paths: [/a/*]}]", true),
+    (
+        "http: [{paths: [/a]}, {paths: [/b]}]",
+        "http: [{paths: [/a]}] + http: [{paths: [/b]}]",
+        true,
+    ),
+    (
+        "http: [{paths: [/a, /b]}]",
+        "http: [{paths: [/a]}, {paths: [/b]}]",
+        true,
+    ),
+    (
+        "80; http: [{methods: [GET], paths: [/a]}]",
+        "80; http: [{methods: [GET, PUT]}]",
+        true,
+    ),
+    ("http: [{methods: [GET], hosts: [h]}]", "http: [{hosts: [g, h]}]", true),
+    (
+        "http: [{paths: [/a], headers: {x: {exact: ab}}}]",
+        "http: [{headers: {x: {prefix: a}}}]",
+        true,
+    ),
+    (
+        "http: [{headers: {x: {prefix: ab}}}]",
+        "http: [{headers: {x: {prefix: a}}}]",
+        true,
+    ),
+    (
+        "http: [{headers: {x: {exact: a}}}]",
+        "http: [{headers: {x: {present: true}}}]",
+        true,
+    ),
+    (
+        "http: [{headers: {x: {exact: a}, y: {exact: a}}}]",
+        "http: [{headers: {y: {exact: a}}}]",
+        true,
+    ),
+    (
+        "http: [{headers: {x: {present: false}}}]",
+        "http: [{headers: {x: {present: false}}}]",
+        true,
+    ),
+    ("grpc: [{service: A, methods: [B]}]", "grpc: [{service: A}]", true),
+    (
+        "grpc: [{service: A, methods: [B, C]}]",
+        "grpc: [{service: A, methods: [B]}, {service: A, methods: [C]}]",
+        true,
+    ),
+    ("grpc: [{service: A}]", "grpc: [{service: A}]", true),
+    // Something is left.
+    ("name: all", "http: [{paths: [/*]}]", false),
+    ("http: [{methods: [GET]}]", "http: [{paths: [/*]}]", false),
+    ("http: [{paths: [/a/*]}]", "http: [{paths: [/a/b]}]", false),
+    ("http: [{paths: [/a]}, {paths: [/b]}]", "http: [{paths: [/a]}]", false),
+    ("http: [{paths: [/a, /b]}]", "http: [{paths: [/a]}]", false),
+    ("http: [{methods: [GET, PUT]}]", "http: [{methods: [GET]}]", false),
+    ("http: [{paths: [/a]}]", "http: [{paths: [/a], methods: [GET]}]", false),
+    ("http: [{paths: [/a]}]", "http: [{paths: [/a], hosts: [h]}]", false),
+    ("http: [{hosts: [g, h]}]", "http: [{hosts: [h]}]", false),
+    (
+        "http: [{paths: [/a]}]",
+        "http: [{headers: {x: {present: true}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {prefix: a}}}]",
+        "http: [{headers: {x: {prefix: ab}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {prefix: a}}}]",
+        "http: [{headers: {x: {exact: a}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {present: true}}}]",
+        "http: [{headers: {x: {prefix: a}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {exact: a}}}]",
+        "http: [{headers: {x: {present: false}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {present: true}}}]",
+        "http: [{headers: {x: {present: false}}}]",
+        false,
+    ),
+    (
+        "http: [{headers: {x: {exact: a}}}]",
+        "http: [{headers: {y: {exact: a}}}]",
+        false,
+    ),
+    ("http: [{paths: [/a]}]", "80; http: [{paths: [/a]}]", false),
+    ("grpc: [{service: A}]", "grpc: [{service: A, methods: [B]}]", false),
+    ("grpc: [{service: A}]", "grpc: [{service: B}]", false),
+    ("grpc: [{service: A}]", "http: [{paths: [/*]}]", false),
+    ("http: [{paths: [/a]}]", "grpc: [{service: A}]", false),
+];
+
 #[test]
 fn an_allow_rule_whose_every_alternative_is_denied_is_told() {
     let shadowed = |allow: &str, deny: &str| {
@@ -363,110 +463,7 @@ fn an_allow_rule_whose_every_alternative_is_denied_is_told() {
             }
         }
     };
-    let table = [
-        ("http: [{paths: [/a]}]", "name: all", true),
-        ("http: [{paths: [/a]}]", "http: [{paths: [/a]}]", true),
-        ("http: [{paths: [/a/b, /a/c]}]", "http: [{paths: [/a/*]}]", true),
-        (
-            "http: [{paths: [/a]}, {paths: [/b]}]",
-            "http: [{paths: [/a]}] + http: [{paths: [/b]}]",
-            true,
-        ),
-        (
-            "http: [{paths: [/a, /b]}]",
-            "http: [{paths: [/a]}, {paths: [/b]}]",
-            true,
-        ),
-        (
-            "80; http: [{methods: [GET], paths: [/a]}]",
-            "80; http: [{methods: [GET, PUT]}]",
-            true,
-        ),
-        ("http: [{methods: [GET], hosts: [h]}]", "http: [{hosts: [g, h]}]", true),
-        (
-            "http: [{paths: [/a], headers: {x: {exact: ab}}}]",
-            "http: [{headers: {x: {prefix: a}}}]",
-            true,
-        ),
-        (
-            "http: [{headers: {x: {prefix: ab}}}]",
-            "http: [{headers: {x: {prefix: a}}}]",
-            true,
-        ),
-        (
-            "http: [{headers: {x: {exact: a}}}]",
-            "http: [{headers: {x: {present: true}}}]",
-            true,
-        ),
-        (
-            "http: [{headers: {x: {exact: a}, y: {exact: a}}}]",
-            "http: [{headers: {y: {exact: a}}}]",
-            true,
-        ),
-        (
-            "http: [{headers: {x: {present: false}}}]",
-            "http: [{headers: {x: {present: false}}}]",
-            true,
-        ),
-        ("grpc: [{service: A, methods: [B]}]", "grpc: [{service: A}]", true),
-        (
-            "grpc: [{service: A, methods: [B, C]}]",
-            "grpc: [{service: A, methods: [B]}, {service: A, methods: [C]}]",
-            true,
-        ),
-        ("grpc: [{service: A}]", "grpc: [{service: A}]", true),
-        // Something is left.
-        ("name: all", "http: [{paths: [/*]}]", false),
-        ("http: [{methods: [GET]}]", "http: [{paths: [/*]}]", false),
-        ("http: [{paths: [/a/*]}]", "http: [{paths: [/a/b]}]", false),
-        ("http: [{paths: [/a]}, {paths: [/b]}]", "http: [{paths: [/a]}]", false),
-        ("http: [{paths: [/a, /b]}]", "http: [{paths: [/a]}]", false),
-        ("http: [{methods: [GET, PUT]}]", "http: [{methods: [GET]}]", false),
-        ("http: [{paths: [/a]}]", "http: [{paths: [/a], methods: [GET]}]", false),
-        ("http: [{paths: [/a]}]", "http: [{paths: [/a], hosts: [h]}]", false),
-        ("http: [{hosts: [g, h]}]", "http: [{hosts: [h]}]", false),
-        (
-            "http: [{paths: [/a]}]",
-            "http: [{headers: {x: {present: true}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {prefix: a}}}]",
-            "http: [{headers: {x: {prefix: ab}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {prefix: a}}}]",
-            "http: [{headers: {x: {exact: a}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {present: true}}}]",
-            "http: [{headers: {x: {prefix: a}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {exact: a}}}]",
-            "http: [{headers: {x: {present: false}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {present: true}}}]",
-            "http: [{headers: {x: {present: false}}}]",
-            false,
-        ),
-        (
-            "http: [{headers: {x: {exact: a}}}]",
-            "http: [{headers: {y: {exact: a}}}]",
-            false,
-        ),
-        ("http: [{paths: [/a]}]", "80; http: [{paths: [/a]}]", false),
-        ("grpc: [{service: A}]", "grpc: [{service: A, methods: [B]}]", false),
-        ("grpc: [{service: A}]", "grpc: [{service: B}]", false),
-        ("grpc: [{service: A}]", "http: [{paths: [/*]}]", false),
-        ("http: [{paths: [/a]}]", "grpc: [{service: A}]", false),
-    ];
-    for (allow, deny, expected) in table {
-        assert_eq!(shadowed(allow, deny), expected, "{allow} against {deny}");
+    for (allow, deny, expected) in SHADOWS {
+        assert_eq!(shadowed(allow, deny), *expected, "{allow} against {deny}");
     }
 }

@@ -75,9 +75,8 @@ fn documented() -> Vec<String> {
     let text = fs::read_to_string(root().join("docs/mesh-file.md")).unwrap();
     let (_, policies) = text.split_once("## A policy file").unwrap();
     let blocks = policies.split("```yaml\n").skip(1);
-    blocks
-        .map(|block| block.split_once("```").unwrap().0.to_owned())
-        .collect()
+    let blocks = blocks.map(|block| block.split_once("```").unwrap().0.to_owned());
+    blocks.filter(|block| block.starts_with("name:")).collect()
 }
 
 /// The policies of all examples.
