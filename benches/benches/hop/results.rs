@@ -10,8 +10,10 @@ use crate::contenders::{CONTENDERS, Contender};
 use crate::load::{Load, Seen};
 use crate::mesh::HTTP_RULE;
 use crate::network::Cores;
+use crate::pair::Form;
 
-/// Watchword's CPU per request, to that of the best Envoy.
+/// Watchword's CPU per request, to that of the best pair of Envoys that both
+/// speak HTTP, as in a mesh of Envoys.
 const LIMIT: f64 = 0.5;
 
 /// One load on one contender.
@@ -86,6 +88,13 @@ impl Results {
                 "   Watchword's CPU to that of \"{}\": {share:.2} ({verdict}: at most {LIMIT})",
                 best.name()
             )?;
+            let half = Contender::Envoy(Form::Tcp);
+            writeln!(
+                out,
+                "   beside it, to that of \"{}\", of which one side alone knows HTTP, as of ours: {:.2}",
+                half.name(),
+                self.to(half, connections)
+            )?;
         }
         Ok(())
     }
@@ -112,7 +121,12 @@ impl Results {
             "cores": self.cores.name(),
             "limit": LIMIT,
             "shares": shares.iter().map(|(connections, (best, share))| {
-                json!({"connections": connections, "best": best.name(), "share": share})
+                json!({
+                    "connections": connections,
+                    "best": best.name(),
+                    "share": share,
+                    "toClientAsTcp": self.to(Contender::Envoy(Form::Tcp), *connections),
+                })
             }).collect::<Vec<_>>(),
             "runs": self.runs.iter().map(as_json).collect::<Vec<_>>(),
         });
@@ -121,15 +135,22 @@ impl Results {
         Ok(is_kept)
     }
 
-    /// The Envoy that spends least, and what Watchword spends to that.
+    /// The pair of Envoys for HTTP that spends least, and what Watchword spends
+    /// to that.
     fn share(&self, connections: usize) -> (Contender, f64) {
+        let forms = [Form::Http1, Form::Http2].map(Contender::Envoy);
         let spent = |contender: &Contender| self.median(*contender, connections, Run::both);
-        let envoys = CONTENDERS
+        let best = forms
             .into_iter()
-            .filter(|contender| matches!(contender, Contender::Envoy(_)));
-        let best = envoys.min_by(|one, other| spent(one).total_cmp(&spent(other)));
+            .min_by(|one, other| spent(one).total_cmp(&spent(other)));
         let best = best.unwrap_or(Contender::Plain);
-        (best, spent(&Contender::Watchword) / spent(&best))
+        (best, self.to(best, connections))
+    }
+
+    /// What Watchword spends, to what `other` does.
+    fn to(&self, other: Contender, connections: usize) -> f64 {
+        let spent = |contender| self.median(contender, connections, Run::both);
+        spent(Contender::Watchword) / spent(other)
     }
 
     fn median(&self, contender: Contender, connections: usize, value: fn(&Run) -> f64) -> f64 {
