@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use watchword_identity::SpiffeId;
 
 /// Tunnels that one SPIFFE ID may hold.
@@ -18,6 +19,8 @@ const MAX_PER_ID: usize = 16_384;
 #[derive(Clone, Default)]
 pub(crate) struct LiveTunnels {
     inner: Arc<Mutex<Counts>>,
+    /// The last one has ended.
+    ended: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -55,6 +58,17 @@ impl LiveTunnels {
         })
     }
 
+    /// Waits until there is none.
+    pub(crate) async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().ids.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +79,9 @@ impl Drop for LiveTunnel {
         let mut counts = self.tunnels.lock();
         take_one(&mut counts.sources, &self.source);
         take_one(&mut counts.ids, &self.id);
+        if counts.ids.is_empty() {
+            self.tunnels.ended.notify_waiters();
+        }
     }
 }
 

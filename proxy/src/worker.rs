@@ -130,6 +130,18 @@ async fn serve(listeners: Listeners, mesh: Mesh, shutdown: Shutdown) -> io::Resu
     });
     shutdown.requested().await;
     // Callers are still heard, and told to go elsewhere.
-    let _ = timeout(mesh.drain, mesh.connections.all_ended()).await;
+    let _ = timeout(mesh.drain, all_left(&mesh)).await;
     Ok(())
+}
+
+/// Who holds a tunnel has heard that we leave when it closes that. Before, its
+/// next call may be on the way to us, and would be lost.
+async fn all_left(mesh: &Mesh) {
+    loop {
+        mesh.connections.all_ended().await;
+        mesh.live_tunnels.all_ended().await;
+        if mesh.connections.active() == 0 {
+            return;
+        }
+    }
 }

@@ -67,9 +67,10 @@ fn a_broken_policy_file_is_named_with_line_and_column() {
 }
 
 #[test]
-fn a_rule_that_can_not_be_enforced_yet_is_refused_not_ignored() {
+fn a_rule_that_can_not_be_enforced_is_refused_not_ignored() {
+    // The port speaks http.
     let text = "name: orders\nservice: spiffe://example.org/orders\nallow:\n  - from: [spiffe://example.org/web]\n    \
-                http: [{methods: [GET]}]\n";
+                ports: [8080]\n    grpc: [{service: shop.Orders}]\n";
     refused(|_| ("policies.yaml", text.to_owned()), "policies.yaml:5:");
 }
 

@@ -2,9 +2,13 @@
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Version};
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use watchword_policy::path::normalise;
 
 use super::{Facts, clean, is_grpc};
 use crate::http::fault::Fault;
+use crate::http::headers::is_ours;
 
 /// The parts of a request; its target as it stands in the first line.
 fn parts(version: Version, method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
@@ -184,5 +188,52 @@ fn grpc_is_told_by_its_content_type() {
         let parts = parts(Version::HTTP_2, "POST", "http://a/x", &[("content-type", kind)]);
         assert_eq!(is_grpc(&parts.headers), expected, "{kind}");
         assert_eq!(parts.method, Method::POST);
+    }
+}
+
+/// Requests as they may come, most of them odd.
+fn any_request() -> impl Strategy<Value = Option<Parts>> {
+    let name = prop_oneof![
+        "(connection|te|upgrade|host|keep-alive|trailer|x-forwarded-client-cert|watchword_denied|content-length)",
+        "[A-Za-z_-]{1,8}",
+    ];
+    let value = prop_oneof![
+        "(close|keep-alive|upgrade|x-a|host|trailers|websocket|h2c|orders|a:80)(, (x-b|te|h2c))?",
+        "[ -~]{0,12}",
+    ];
+    let target = prop_oneof![
+        "(http://orders)?(/[a%2eEfF./;*]{0,6}){0,4}(\\?[ -~]{0,6})?",
+        "[ -~]{0,20}"
+    ];
+    let version = prop_oneof![Just(Version::HTTP_10), Just(Version::HTTP_11), Just(Version::HTTP_2)];
+    (version, target, vec((name, value), 0..8)).prop_map(|(version, target, headers)| {
+        let request = Request::builder().version(version).method("GET").uri(target);
+        let add = |request: http::request::Builder, (name, value): (String, String)| request.header(name, value);
+        let request = headers.into_iter().fold(request, add).body(()).ok()?;
+        Some(request.into_parts().0)
+    })
+}
+
+proptest! {
+    /// Whatever comes, it is refused, or sent on in the one form.
+    #[test]
+    fn what_is_sent_on_is_clean(parts in any_request()) {
+        if let Some(mut parts) = parts
+            && let Ok(facts) = clean(&mut parts)
+        {
+            let path = parts.uri.path();
+            prop_assert_eq!(normalise(path).unwrap(), path);
+            prop_assert_eq!(facts.target.path(), path);
+            prop_assert!(!parts.headers.keys().any(is_ours));
+            prop_assert!(!parts.headers.contains_key("keep-alive"));
+            prop_assert!(parts.headers.get_all("host").iter().count() <= 1);
+            let upgrade = parts.headers.get("upgrade").map(|value| value.to_str().unwrap().to_lowercase());
+            prop_assert!(!upgrade.is_some_and(|protocol| protocol.contains("h2c")));
+            let mut again = parts.clone();
+            if let Ok(second) = clean(&mut again) {
+                prop_assert_eq!(second.headers, facts.headers);
+                prop_assert_eq!(again.uri, parts.uri);
+            }
+        }
     }
 }
