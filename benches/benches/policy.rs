@@ -171,11 +171,13 @@ fn normalising(criterion: &mut Criterion) {
     }
 }
 
+/// Policies of a number of rules.
+type Kind = (&'static str, fn(usize) -> Vec<Policy>);
+
 /// At each change of policies, off the path of connections.
 fn compiling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
-    let kinds: [(&str, fn(usize) -> Vec<Policy>); 3] =
-        [("callers", one_service), ("paths", many_paths), ("grpc", many_methods)];
+    let kinds: [Kind; 3] = [("callers", one_service), ("paths", many_paths), ("grpc", many_methods)];
     for (name, policies) in kinds {
         for size in SIZES {
             let policies = policies(size);

@@ -371,6 +371,23 @@ fn the_file_is_one_document_with_a_name() {
 }
 
 #[test]
+fn policies_are_checked_against_what_all_services_of_an_id_declare() {
+    let text = "
+trustDomain: td
+registry: [{id: spiffe://td/batch}]
+services:
+  a: {id: spiffe://td/x, endpoints: [], ports: {80: http, 81: tcp}}
+  b: {id: spiffe://td/x, endpoints: [], ports: {80: tcp}}
+";
+    let context = parse(text).unwrap().policy_context();
+    let ports = &context.services[&id("spiffe://td/x")];
+    assert_eq!(ports[&80], [Protocol::Tcp, Protocol::Http].into());
+    assert_eq!(ports[&81], [Protocol::Tcp].into());
+    assert_eq!(context.services.len(), 1);
+    assert_eq!(context.registry, [id("spiffe://td/batch")].into());
+}
+
+#[test]
 fn programs_get_no_zero_bytes() {
     for line in ["env: {A: \"x\\0\"}", "user: \"x\\0\"", "directory: \"x\\0\""] {
         assert!(service_error(line).starts_with("5:"), "{line}");

@@ -82,16 +82,30 @@ pub(super) struct Conditions {
 #[derive(Clone, Debug, Default)]
 struct ByHost {
     any: ByHeader,
+    /// Few rules name hosts, so it takes no room without any.
+    hosts: Option<Box<Hosts>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Hosts {
     /// By [`HostKey`].
-    hosts: HashMap<Box<[u8]>, ByHeader>,
+    by_key: HashMap<Box<[u8]>, ByHeader>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct ByHeader {
     /// The first rule without header conditions.
     always: Option<RuleOrder>,
+    /// Few rules name headers, so it takes no room without any.
+    conditional: Option<Box<Conditionals>>,
+}
+
+/// Rules with header conditions.
+#[derive(Clone, Debug, Default)]
+struct Conditionals {
     /// By the header and the value of their first `exact` condition.
     exact: Vec<(HeaderName, ByValue)>,
+    /// Those without any.
     others: Vec<Conditional>,
 }
 
@@ -132,17 +146,16 @@ impl ByHost {
             self.any.insert(order, &item.headers);
         }
         for key in item.hosts.iter().filter_map(|host| host_key(host.as_str())) {
-            let by_header = self.hosts.entry(key.as_bytes().into()).or_default();
+            let hosts = self.hosts.get_or_insert_default();
+            let by_header = hosts.by_key.entry(key.as_bytes().into()).or_default();
             by_header.insert(order, &item.headers);
         }
     }
 
     fn search(&self, search: &mut Search<'_>) {
         self.any.search(search);
-        if self.hosts.is_empty() {
-            return;
-        }
-        let by_header = search.host().and_then(|key| self.hosts.get(key.as_bytes()));
+        let Some(hosts) = &self.hosts else { return };
+        let by_header = search.host().and_then(|key| hosts.by_key.get(key.as_bytes()));
         if let Some(by_header) = by_header {
             by_header.search(search);
         }
@@ -153,8 +166,21 @@ impl ByHeader {
     fn insert(&mut self, order: RuleOrder, headers: &[HeaderMatch]) {
         if headers.is_empty() {
             self.always.get_or_insert(order);
-            return;
+        } else {
+            self.conditional.get_or_insert_default().insert(order, headers);
         }
+    }
+
+    fn search(&self, search: &mut Search<'_>) {
+        search.offer(self.always);
+        if let Some(conditional) = &self.conditional {
+            conditional.search(search);
+        }
+    }
+}
+
+impl Conditionals {
+    fn insert(&mut self, order: RuleOrder, headers: &[HeaderMatch]) {
         let exact = headers.iter().find_map(|header| match header.condition() {
             HeaderCondition::Exact(value) => Some((header.name(), value.as_str().as_bytes())),
             HeaderCondition::Prefix(_) | HeaderCondition::Present(_) => None,
@@ -179,7 +205,6 @@ impl ByHeader {
     }
 
     fn search(&self, search: &mut Search<'_>) {
-        search.offer(self.always);
         let headers = search.request.headers;
         for (name, values) in &self.exact {
             for line in headers.get_all(name) {

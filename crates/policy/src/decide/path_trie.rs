@@ -1,6 +1,6 @@
 //! Values by path pattern, asked with a path.
 //!
-//! Invariants: a lookup costs one hash per segment and allocates nothing. Where
+//! Invariants: a lookup costs one hash per segment at most and allocates nothing. Where
 //! a literal and `*` stand at the same place both are followed, so a lookup
 //! visits at most as many nodes as there are patterns that agree with the path
 //! so far: a caller can't add to them. Patterns are short ([`PathPattern`]),
@@ -19,13 +19,21 @@ pub(super) struct PathTrie<T> {
 
 #[derive(Clone, Debug)]
 struct Node<T> {
-    literals: HashMap<Box<str>, Self>,
+    literals: Literals<T>,
     /// `*`.
     one: Option<Box<Self>>,
     /// A final `/*`.
     rest: Option<Box<T>>,
     /// The pattern ends here.
     end: Option<Box<T>>,
+}
+
+/// Nodes by segment. Most paths begin alike, so one is the usual number at a
+/// place; a map for each would take most of the memory.
+#[derive(Clone, Debug)]
+struct Literals<T> {
+    first: Option<(Box<str>, Box<Node<T>>)>,
+    others: HashMap<Box<str>, Node<T>>,
 }
 
 impl<T> Default for PathTrie<T> {
@@ -37,7 +45,10 @@ impl<T> Default for PathTrie<T> {
 impl<T> Default for Node<T> {
     fn default() -> Self {
         Self {
-            literals: HashMap::new(),
+            literals: Literals {
+                first: None,
+                others: HashMap::new(),
+            },
             one: None,
             rest: None,
             end: None,
@@ -51,7 +62,7 @@ impl<T: Default> PathTrie<T> {
         let mut node = &mut self.root;
         for segment in pattern.segments() {
             node = match segment {
-                Segment::Literal(text) => node.literals.entry(text.into()).or_default(),
+                Segment::Literal(text) => node.literals.entry(text),
                 Segment::One => node.one.get_or_insert_default(),
                 Segment::Rest => return node.rest.get_or_insert_default(),
             };
@@ -77,7 +88,7 @@ impl<T> Node<T> {
             return;
         };
         self.rest.iter().for_each(|value| visitor(value));
-        if self.literals.is_empty() && self.one.is_none() {
+        if self.literals.first.is_none() && self.one.is_none() {
             return;
         }
         let (segment, behind) = view.split(rest);
@@ -87,5 +98,24 @@ impl<T> Node<T> {
         if let Some(node) = &self.one {
             node.visit(behind, view, visitor);
         }
+    }
+}
+
+impl<T> Literals<T> {
+    fn get(&self, segment: &str) -> Option<&Node<T>> {
+        let (first, node) = self.first.as_ref()?;
+        if **first == *segment {
+            return Some(node);
+        }
+        self.others.get(segment)
+    }
+
+    /// The node of `segment`, made if it is not there.
+    fn entry(&mut self, segment: &str) -> &mut Node<T> {
+        if self.first.as_ref().is_some_and(|(first, _)| **first != *segment) {
+            return self.others.entry(segment.into()).or_default();
+        }
+        let first = self.first.get_or_insert_with(|| (segment.into(), Box::default()));
+        &mut first.1
     }
 }
