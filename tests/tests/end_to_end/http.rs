@@ -3,7 +3,9 @@
 
 mod bodies;
 mod denials;
+mod grpc;
 mod identity;
+mod interop;
 mod reload;
 mod smuggling;
 
