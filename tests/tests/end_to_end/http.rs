@@ -2,6 +2,7 @@
 //! nobody stood in between.
 
 mod bodies;
+mod conformance;
 mod denials;
 mod grpc;
 mod identity;
