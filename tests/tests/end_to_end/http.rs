@@ -9,6 +9,7 @@ mod identity;
 mod interop;
 mod reload;
 mod smuggling;
+mod websocket;
 
 use std::io::Write;
 use std::process::Stdio;
