@@ -9,6 +9,7 @@ mod identity;
 mod interop;
 mod reload;
 mod smuggling;
+mod traces;
 mod websocket;
 
 use std::io::Write;
