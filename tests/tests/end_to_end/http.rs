@@ -8,6 +8,7 @@ mod grpc;
 mod identity;
 mod interop;
 mod reload;
+mod servers;
 mod smuggling;
 mod traces;
 mod websocket;
