@@ -13,6 +13,7 @@ mod body;
 mod expect;
 mod fault;
 mod headers;
+mod hear_out;
 mod pipe;
 mod record;
 mod request;
@@ -40,6 +41,7 @@ use self::body::{Answer, Cut, Upload};
 use self::expect::Permission;
 use self::fault::{Fault, MARK};
 use self::headers::{CLIENT_CERT, remove_hop_by_hop, remove_ours};
+use self::hear_out::hear_out;
 use self::record::Record;
 use self::request::clean;
 use self::strict::{Spoken, StrictIo, Upgraded};
@@ -148,13 +150,21 @@ impl Requests {
         let (mut parts, body) = request.into_parts();
         let facts = match clean(&mut parts) {
             Ok(facts) => Arc::new(facts),
-            Err(fault) => return Ok(refuse(fault, parts.uri.path(), record)),
+            Err(fault) => {
+                hear_out(parts.version, body);
+                return Ok(refuse(fault, parts.uri.path(), record));
+            }
         };
         record.is_about(Arc::clone(&facts));
         let changes = self.visitor().mesh.snapshots.policy_changes();
         match self.question.decide(&facts) {
             Ok(decision) => record.allowed(&decision),
-            Err(refusal) => return Ok(self.deny(&refusal, &facts, record)),
+            Err(refusal) => {
+                if !facts.is_grpc() {
+                    hear_out(parts.version, body);
+                }
+                return Ok(self.deny(&refusal, &facts, record));
+            }
         }
         let mut cut: Cut = Box::pin(self.question.clone().request_denied_later(Arc::clone(&facts), changes));
         let upload = Upload::new(body, record.sent());

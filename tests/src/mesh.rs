@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::output::{Output, wait_until};
 use crate::programs::binary;
+use crate::tools::tool;
 
 /// A mesh file with its policies, in a folder of its own.
 pub struct MeshFile {
@@ -67,6 +68,36 @@ impl MeshFile {
         let path = self.folder.path().join(name);
         fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// Makes a folder beside the mesh file that apps may write to, whoever runs
+    /// them.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn open_folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        fs::create_dir(&path)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        Ok(path)
+    }
+
+    /// A tool of the tests, copied beside the mesh file, where whoever runs an
+    /// app can read it.
+    ///
+    /// # Errors
+    /// When there is no such tool.
+    pub fn lend(&self, name: &str) -> Result<PathBuf> {
+        let program = tool(name)?;
+        let (file_name, folder) = (program.file_name(), program.parent());
+        let (file_name, folder) = file_name.zip(folder).context("a program has a name and a folder")?;
+        let own_folder = folder
+            .file_name()
+            .is_some_and(|of| of.to_string_lossy().starts_with(name));
+        let lent = self.folder.path().join(name);
+        let from = if own_folder { folder } else { &program };
+        crate::run(Command::new("cp").arg("-r").arg(from).arg(&lent))?;
+        Ok(if own_folder { lent.join(file_name) } else { lent })
     }
 
     /// The folder.

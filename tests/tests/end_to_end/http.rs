@@ -2,10 +2,16 @@
 //! nobody stood in between.
 
 mod bodies;
+mod conformance;
 mod denials;
+mod grpc;
 mod identity;
+mod interop;
 mod reload;
+mod servers;
 mod smuggling;
+mod traces;
+mod websocket;
 
 use std::io::Write;
 use std::process::Stdio;
@@ -184,4 +190,13 @@ fn got(mesh: &Mesh) -> Vec<String> {
         .lines()
         .filter_map(|line| line.split_once("GOT ").map(|(_, got)| got));
     lines.map(str::to_owned).collect()
+}
+
+/// The same, once they are so many: what the app prints comes by way of the
+/// mesh's log.
+fn got_so_many(mesh: &Mesh, count: usize) -> Vec<String> {
+    watchword_tests::wait_until("the app to say what it got", || got(mesh).len() >= count).unwrap();
+    let got = got(mesh);
+    assert_eq!(got.len(), count, "{got:#?}");
+    got
 }

@@ -1,7 +1,7 @@
 //! A request that is denied says by what: to its caller, in the log, in the
 //! metrics, and in `watchword status`.
 
-use super::{answer, got, mesh, mesh_file};
+use super::{answer, got, got_so_many, mesh, mesh_file};
 use crate::load::metric;
 
 const URL: &str = "http://orders:8080";
@@ -69,7 +69,7 @@ fn what_is_allowed_passes_beside_what_is_not_on_one_connection() {
         .map(|line| &line[9..12])
         .collect();
     assert_eq!(statuses, ["200", "403", "200"], "{both}");
-    let paths: Vec<String> = got(&mesh)
+    let paths: Vec<String> = got_so_many(&mesh, 2)
         .iter()
         .map(|line| line.split_whitespace().nth(1).unwrap().to_owned())
         .collect();
@@ -99,7 +99,7 @@ fn the_app_gets_the_path_that_was_judged() {
         let answer = answer(&mesh, "web", &[&format!("{URL}{path}")]);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
     }
-    let firsts: Vec<String> = got(&mesh)
+    let firsts: Vec<String> = got_so_many(&mesh, 2)
         .iter()
         .map(|line| line.split(" | ").next().unwrap().to_owned())
         .collect();
