@@ -92,7 +92,9 @@ fn check_weight(files: &[Parsed], findings: &mut Vec<Diagnostic>) {
 fn denies_requests_of_nothing(policy: &Policy, files: &[Parsed]) -> bool {
     let is_http = |requests: &crate::Requests| requests.protocol() == Some(Protocol::Http);
     let overlaps = |other: &Policy| other.service.covers(&policy.service) || policy.service.covers(&other.service);
-    policy.deny.iter().any(|rule| is_http(&rule.requests))
+    // What is rare comes first, since all policies are gone through at the end.
+    policy.allow.is_empty()
+        && policy.deny.iter().any(|rule| is_http(&rule.requests))
         && policies(files).all(|(_, other)| other.policy.allow.is_empty() || !overlaps(&other.policy))
 }
 

@@ -20,6 +20,7 @@ name: orders
 service: spiffe://td/orders
 allow:
   - {name: reads, from: [spiffe://td/web], ports: [80], http: [{methods: [GET], paths: [/orders/*], hosts: [shop]}]}
+  - {name: posts, from: [spiffe://td/web], ports: [80], http: [{methods: [POST], paths: [/shop.Payments/*]}]}
   - {name: charges, from: [spiffe://td/web], ports: [81], grpc: [{service: shop.Payments, methods: [Charge]}]}
   - {name: queries, from: [spiffe://td/web], ports: [82]}
   - {name: blue, from: [spiffe://td/web], http: [{headers: {x-tenant: {exact: blue}}}]}
@@ -54,12 +55,19 @@ fn tried(case: &str, with_mesh: bool) -> Result<String, String> {
     } else {
         "from: spiffe://td/web, "
     };
-    let text = format!("[{{{from}to: spiffe://td/orders, expect: allow, {case}}}]");
+    let to = if case.contains(", to:") {
+        ""
+    } else {
+        "to: spiffe://td/orders, "
+    };
+    let text = format!("[{{{from}{to}expect: allow, {case}}}]");
     let cases = cases::read("c.yaml", &text).map_err(|found| found[0].to_string())?;
     judge.answer(&cases[0].question).map(|answer| {
         let normal = answer
             .normal_path
             .map_or_else(String::new, |path| format!(" as {path}"));
+        let told = answer.outcome.to_string();
+        assert_eq!(answer.outcome.is_allowed(), told.starts_with("allowed"), "{told}");
         let would = answer.outcome.would_deny().map_or("", |_| ", would deny");
         format!("{} {}{normal}{would}", answer.protocol, answer.outcome)
     })
@@ -67,6 +75,15 @@ fn tried(case: &str, with_mesh: bool) -> Result<String, String> {
 
 /// A case, and what is answered.
 const ANSWERS: &[(&str, &str)] = &[
+    (
+        "port: 80, protocol: http, grpc: shop.Payments/Charge",
+        "http allowed by rule `posts` of policy `orders`",
+    ),
+    (
+        "port: 80, to: spiffe://td/web, protocol: http",
+        "http denied because no policy protects the service; the connection is opened, and each request on it is \
+         answered with a denial",
+    ),
     (
         "port: 80, path: /orders/1, host: Shop:80",
         "http allowed by rule `reads` of policy `orders`",
