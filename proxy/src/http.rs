@@ -45,7 +45,7 @@ use self::hear_out::hear_out;
 use self::record::Record;
 use self::request::clean;
 use self::strict::{Spoken, StrictIo, Upgraded};
-use self::upgrade::carry_on;
+use self::upgrade::{AskedToUpgrade, carry_on};
 use crate::enforce::Question;
 use crate::refusal::Refusal;
 use crate::visitor::Visitor;
@@ -91,45 +91,69 @@ where
         },
         app: App::new(visitor, app),
         upgraded: io.upgraded(),
+        asked_to_upgrade: AskedToUpgrade::default(),
     });
+    // Each alone: the types of their connections differ.
+    match spoken {
+        Spoken::Http1 => serve_http1(io, requests, stop).await,
+        Spoken::Http2 => serve_http2(io, requests, stop).await,
+    }
+}
+
+async fn serve_http1<IO>(io: IO, requests: Arc<Requests>, stop: impl Future<Output = ()>) -> Result<(), hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let served = Arc::clone(&requests);
+    let service = service_fn(move |request| {
+        let requests = Arc::clone(&served);
+        async move { requests.serve(request).await }
+    });
+    let connection = http1::Builder::new()
+        .half_close(true)
+        .max_buf_size(MAX_HEAD)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => Some(ended),
+        () = stop => None,
+    };
+    match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }?;
+    requests.asked_to_upgrade.end_in_order().await;
+    Ok(())
+}
+
+async fn serve_http2<IO>(io: IO, requests: Arc<Requests>, stop: impl Future<Output = ()>) -> Result<(), hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         async move { requests.serve(request).await }
     });
-    // A macro would hide that both are the same: the types of connections differ.
-    match spoken {
-        Spoken::Http1 => {
-            let connection = http1::Builder::new()
-                .half_close(true)
-                .max_buf_size(MAX_HEAD)
-                .auto_date_header(false)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
-            let mut connection = pin!(connection);
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => return ended,
-                () = stop => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
-        }
-        Spoken::Http2 => {
-            let connection = http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(H2_WINDOW)
-                .initial_connection_window_size(H2_WINDOW)
-                .max_concurrent_streams(MAX_STREAMS)
-                .max_header_list_size(MAX_HEAD as u32)
-                .auto_date_header(false)
-                .serve_connection(TokioIo::new(io), service);
-            let mut connection = pin!(connection);
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => return ended,
-                () = stop => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
-        }
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(H2_WINDOW)
+        .initial_connection_window_size(H2_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = stop => connection.as_mut().graceful_shutdown(),
     }
+    connection.await
 }
 
 /// The requests of one connection.
@@ -137,6 +161,7 @@ struct Requests {
     question: Question,
     app: App,
     upgraded: Upgraded,
+    asked_to_upgrade: AskedToUpgrade,
 }
 
 impl Requests {
@@ -146,12 +171,15 @@ impl Requests {
         if let Some(fault) = marked(&request) {
             return Ok(refuse(fault, "", record));
         }
+        self.asked_to_upgrade.keep(&request);
         let caller = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
         let facts = match clean(&mut parts) {
             Ok(facts) => Arc::new(facts),
             Err(fault) => {
-                hear_out(parts.version, body);
+                if parts.version == Version::HTTP_2 {
+                    hear_out(body);
+                }
                 return Ok(refuse(fault, parts.uri.path(), record));
             }
         };
@@ -160,8 +188,8 @@ impl Requests {
         match self.question.decide(&facts) {
             Ok(decision) => record.allowed(&decision),
             Err(refusal) => {
-                if !facts.is_grpc() {
-                    hear_out(parts.version, body);
+                if parts.version == Version::HTTP_2 && !facts.is_grpc() {
+                    hear_out(body);
                 }
                 return Ok(self.deny(&refusal, &facts, record));
             }
@@ -244,6 +272,7 @@ impl Requests {
         record.answered(parts.status);
         let answer = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.upgraded.set();
+            self.asked_to_upgrade.forget();
             carry_on(caller, app, cut, record);
             Answer::empty()
         } else {

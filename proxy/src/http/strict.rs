@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use self::framing::Framing;
 use super::fault::{Fault, MARK};
+use super::hear_out::Rest;
 
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -64,6 +65,10 @@ pub(crate) struct StrictIo<IO> {
     faulty: bool,
     upgraded: Upgraded,
     head_by: Option<Pin<Box<Sleep>>>,
+    /// The caller's end has come.
+    ended: bool,
+    /// What comes behind our end.
+    rest: Option<Rest>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> StrictIo<IO> {
@@ -76,6 +81,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> StrictIo<IO> {
             faulty: false,
             upgraded: Upgraded::default(),
             head_by: None,
+            ended: false,
+            rest: None,
         }
     }
 
@@ -214,6 +221,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for StrictIo<IO> {
                 return read;
             }
             if !ready!(this.poll_more(cx))? {
+                this.ended = true;
                 return Poll::Ready(this.end());
             }
         }
@@ -230,7 +238,7 @@ impl<IO> StrictIo<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for StrictIo<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictIo<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }
@@ -239,8 +247,17 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for StrictIo<IO> {
         Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
+    /// To its end: who still sends would be reset otherwise, and the reset
+    /// would overtake the answer.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.rest.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        if !this.ended && !this.upgraded.is_set() {
+            ready!(this.rest.get_or_insert_with(Rest::new).poll(&mut this.io, cx));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(

@@ -4,7 +4,11 @@
 //!
 //! Invariant: neither side takes a cut for the end of its data.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -23,6 +27,41 @@ pub(crate) fn carry_on(caller: OnUpgrade, app: OnUpgrade, cut: Cut, record: Reco
             Err(error) => record.broken("upgrade", &error),
         }
     });
+}
+
+/// The connection of a request that asked for an upgrade. The library hands it
+/// out when it is over, granted or not, and who drops it then breaks it, and
+/// the last answer with it.
+#[derive(Default)]
+pub(crate) struct AskedToUpgrade(Mutex<Option<OnUpgrade>>);
+
+impl AskedToUpgrade {
+    /// The latest request counts.
+    pub(crate) fn keep<B>(&self, request: &http::Request<B>) {
+        if let Some(asked) = request.extensions().get::<OnUpgrade>() {
+            *self.lock() = Some(asked.clone());
+        }
+    }
+
+    /// It was granted: somebody else has the connection.
+    pub(crate) fn forget(&self) {
+        self.lock().take();
+    }
+
+    /// When the connection is over and nothing went wrong.
+    pub(crate) async fn end_in_order(&self) {
+        let asked = self.lock().take();
+        let Some(mut asked) = asked else { return };
+        // It is there by now, or will never be.
+        let there = poll_fn(|cx| Poll::Ready(Pin::new(&mut asked).poll(cx))).await;
+        if let Poll::Ready(Ok(connection)) = there {
+            let _ = TokioIo::new(connection).shutdown().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn carry(caller: Upgraded, app: Upgraded, cut: Cut, record: Record) {

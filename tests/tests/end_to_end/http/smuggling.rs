@@ -133,6 +133,13 @@ fn http_2_in_disguise_is_served_as_http_1() {
                    h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
     let answer = raw(&mesh, request.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // Its end is one in order, though the library had prepared for an upgrade.
+    assert!(!answer.ends_with("RESET"), "{answer}");
+    mesh.output()
+        .wait_for("the end of the connection", |line| {
+            line.contains("connection ") && line.contains("direction=inbound") && line.contains("reason=finished")
+        })
+        .unwrap();
     let got = got_so_many(&mesh, 1).concat().to_lowercase();
     assert!(!got.contains("h2c") && !got.contains("http2-settings"), "{got}");
 }
