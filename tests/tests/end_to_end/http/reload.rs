@@ -73,8 +73,8 @@ fn in_force(mesh: &Mesh, name: &str) -> bool {
     watchword_tests::run(&mut get).unwrap().contains(name)
 }
 
-#[test]
-fn policies_change_under_load_without_a_loss_and_without_a_leak() {
+/// nginx as `orders`, under the first policy.
+fn nginx() -> Mesh {
     let services = "\
 web: {run: [sleep, infinity]}
 orders:
@@ -89,7 +89,12 @@ orders:
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&folder, open).unwrap();
     file.write("nginx/nginx.conf", NGINX).unwrap();
-    let mesh = file.up().unwrap();
+    file.up().unwrap()
+}
+
+#[test]
+fn policies_change_under_load_without_a_loss_and_without_a_leak() {
+    let mesh = nginx();
     let mut load = mesh.exec_command("web", &["python3", "-c", LOAD]).unwrap();
     load.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut load = load.spawn().unwrap();

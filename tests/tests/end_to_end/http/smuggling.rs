@@ -6,11 +6,10 @@ use super::{got, got_so_many, mesh, raw, raw_in_two};
 /// A request hidden in another one, which would be seen as a path of its own.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: orders\r\n\r\n";
 
-#[test]
-fn requests_with_two_readings_are_refused_and_nothing_of_them_reaches_the_app() {
-    let mesh = mesh();
+/// The reason, and a request with it.
+fn misread() -> Vec<(&'static str, String)> {
     let post = |headers: &str, body: &str| format!("POST /x HTTP/1.1\r\nHost: orders\r\n{headers}\r\n{body}");
-    let table = [
+    vec![
         (
             "two-lengths",
             post(
@@ -51,8 +50,13 @@ fn requests_with_two_readings_are_refused_and_nothing_of_them_reaches_the_app() 
         ("host", "GET http://other/x HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned()),
         ("connection-header", post("Connection: Content-Length\r\n", "")),
         ("request-line", "GET  /x HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned()),
-    ];
-    for (label, request) in table {
+    ]
+}
+
+#[test]
+fn requests_with_two_readings_are_refused_and_nothing_of_them_reaches_the_app() {
+    let mesh = mesh();
+    for (label, request) in misread() {
         let answer = raw(&mesh, request.as_bytes());
         assert!(
             answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
