@@ -11,13 +11,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::Notify;
 use watchword_daemon::Clock;
-use watchword_policy::{Denial, Protocol};
+use watchword_policy::Protocol;
 
-use crate::ended::Ended;
+use crate::ended::{Ended, Verdict};
 use crate::log_limit::{Line, LogLimit};
-use crate::refusal::Refusal;
 use crate::telemetry::Telemetry;
-use crate::visitor::Visitor;
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -199,33 +197,22 @@ impl Connections {
         serde_json::to_string(&shown).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
 
-    /// A request on a connection that goes on; `shown` is its method and path.
-    pub(crate) fn request_denied(&self, visitor: &Visitor, refusal: &Refusal, shown: Option<String>) {
-        let by = (&refusal.policy, &refusal.rule);
-        self.note_denial(visitor, by, (refusal.reason, shown, false));
-    }
-
-    /// A call, or a request, that passed since only audit policies deny it.
-    pub(crate) fn would_deny(&self, visitor: &Visitor, denial: &Denial, shown: Option<String>) {
-        let by = (&denial.policy, &denial.rule);
-        self.note_denial(visitor, by, (denial.reason.as_str(), shown, true));
-    }
-
-    fn note_denial(
+    /// What was denied is shown to people; `request` is method and path, where
+    /// a connection goes on. With `audit` it passed.
+    pub(crate) fn note_denial(
         &self,
-        visitor: &Visitor,
-        (policy, rule): (&Option<Arc<str>>, &Option<Arc<str>>),
-        (reason, request, audit): (&'static str, Option<String>, bool),
+        (peer, port): (&str, u16),
+        (reason, by): (&'static str, &Verdict),
+        (request, audit): (Option<String>, bool),
     ) {
-        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
         *lock(&self.inner.last_denial) = Some(LastDenial {
             time: self.unix_now(),
             direction: Direction::Inbound,
-            peer: visitor.peer_text.clone(),
-            port: visitor.dialled.port(),
+            peer: peer.to_owned(),
+            port,
             request,
-            policy: text(policy),
-            rule: text(rule),
+            policy: by.policy().to_owned(),
+            rule: by.rule().to_owned(),
             reason,
             audit,
         });

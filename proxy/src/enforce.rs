@@ -7,7 +7,8 @@ use tokio::sync::watch::Receiver;
 use watchword_policy::{Call, Decision, Gate, PolicySet, Protocol};
 use watchword_proto::tunnel::Reason;
 
-use crate::http::Facts;
+use crate::ended::Verdict;
+use crate::facts::Facts;
 use crate::refusal::{Refusal, Why};
 use crate::visitor::Visitor;
 
@@ -38,7 +39,8 @@ impl Question {
         if self.protocol == Protocol::Tcp {
             let decision = self.counted(policies.decide(&self.call()))?;
             if let Some(denial) = &decision.would_deny {
-                self.visitor.mesh.connections.would_deny(&self.visitor, denial, None);
+                self.visitor
+                    .note_denial(denial.reason.as_str(), &Verdict::of(&decision), (None, true));
             }
             return Ok(Admission::Whole(decision));
         }

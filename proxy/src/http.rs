@@ -20,6 +20,7 @@ mod request;
 mod reset_on_drop;
 mod strict;
 mod upgrade;
+mod upload;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use watchword_policy::Protocol;
 
 use self::answer::{denied, no_app, refused};
 use self::app::{App, AppError};
-use self::body::{Answer, Cut, Upload};
+use self::body::{Answer, Cut};
 use self::expect::Permission;
 use self::fault::{Fault, MARK};
 use self::headers::{CLIENT_CERT, remove_hop_by_hop, remove_ours};
@@ -46,13 +47,14 @@ use self::record::Record;
 use self::request::clean;
 use self::strict::{Spoken, StrictIo, Upgraded};
 use self::upgrade::{AskedToUpgrade, carry_on};
+use self::upload::Upload;
 use crate::enforce::Question;
+use crate::facts::Facts;
 use crate::refusal::Refusal;
 use crate::visitor::Visitor;
 
-pub(crate) use app_pool::AppPool;
+pub(crate) use app_pool::{AppKey, AppPool};
 pub(crate) use pipe::{News, pipe};
-pub(crate) use request::Facts;
 pub(crate) use reset_on_drop::ResetOnDrop;
 
 /// Of one head, in bytes.

@@ -16,6 +16,7 @@ mod dial;
 mod directory;
 mod ended;
 mod enforce;
+mod facts;
 mod handshakes;
 mod http;
 mod inbound;

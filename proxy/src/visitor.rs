@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 use http::HeaderValue;
 use watchword_identity::SpiffeId;
 
+use crate::ended::Verdict;
+use crate::http::AppKey;
 use crate::mesh::Mesh;
 
 /// An authenticated caller and where it called.
@@ -58,6 +60,22 @@ impl Visitor {
     /// other's policies.
     pub(crate) fn is_of_our_domain(&self) -> bool {
         self.peer.trust_domain() == self.own.trust_domain()
+    }
+
+    /// What it asked for was denied, or, with `audit`, would have been. To be
+    /// shown to people.
+    pub(crate) fn note_denial(&self, reason: &'static str, by: &Verdict, shown: (Option<String>, bool)) {
+        let called = (self.peer_text.as_str(), self.dialled.port());
+        self.mesh.connections.note_denial(called, (reason, by), shown);
+    }
+
+    /// Whose connections to the app may serve this one.
+    pub(crate) fn app_key(&self) -> AppKey {
+        AppKey {
+            peer: self.peer_text.clone(),
+            from: self.from.ip(),
+            dialled: self.dialled,
+        }
     }
 
     /// The value of `x-forwarded-client-cert`: who was called, the hash of the

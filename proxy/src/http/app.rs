@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use watchword_tunnel::AppStream;
 
 use super::H2_WINDOW;
-use super::body::Upload;
+use super::app_pool::Http1;
+use super::upload::Upload;
 use crate::visitor::Visitor;
 
-pub(crate) type Http1 = http1::SendRequest<Upload>;
 type Http2 = http2::SendRequest<Upload>;
 
 /// Why the app did not answer.
@@ -94,13 +94,13 @@ impl App {
     async fn http1(&self) -> Result<(Http1, bool), AppError> {
         let mut kept = lock(&self.http1).take();
         if kept.is_none() && lock(&self.first).is_none() {
-            kept = self.visitor.mesh.app_pool.take(&self.visitor);
+            kept = self.visitor.mesh.app_pool.take(&self.visitor.app_key());
         }
         while let Some(mut sender) = kept {
             if sender.ready().await.is_ok() {
                 return Ok((sender, true));
             }
-            kept = self.visitor.mesh.app_pool.take(&self.visitor);
+            kept = self.visitor.mesh.app_pool.take(&self.visitor.app_key());
         }
         let stream = self.dial().await?;
         let (sender, connection) = http1::Builder::new()
@@ -185,7 +185,7 @@ impl Drop for App {
         if let Some(sender) = kept.filter(Http1::is_ready)
             && tokio::runtime::Handle::try_current().is_ok()
         {
-            self.visitor.mesh.app_pool.put(&self.visitor, sender);
+            self.visitor.mesh.app_pool.put(self.visitor.app_key(), sender);
         }
     }
 }

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::app::Http1;
-use crate::visitor::Visitor;
+use super::upload::Upload;
+
+/// To the app, one request after the other.
+pub(crate) type Http1 = hyper::client::conn::http1::SendRequest<Upload>;
 
 /// Shorter than servers keep idle connections, as a rule.
 const IDLE: Duration = Duration::from_secs(4);
@@ -30,41 +32,34 @@ pub(crate) struct AppPool {
 
 #[derive(Default)]
 struct Waiting {
-    by_caller: HashMap<Key, Vec<(Http1, Instant)>>,
+    by_caller: HashMap<AppKey, Vec<(Http1, Instant)>>,
     count: usize,
     is_swept: bool,
 }
 
+/// For whom a connection is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    peer: String,
-    from: IpAddr,
-    dialled: SocketAddr,
-}
-
-impl Key {
-    fn of(visitor: &Visitor) -> Self {
-        Self {
-            peer: visitor.peer_text.clone(),
-            from: visitor.from.ip(),
-            dialled: visitor.dialled,
-        }
-    }
+pub(crate) struct AppKey {
+    /// The caller's SPIFFE ID.
+    pub(crate) peer: String,
+    pub(crate) from: IpAddr,
+    /// Where the app listens.
+    pub(crate) dialled: SocketAddr,
 }
 
 impl AppPool {
     /// Whether one waits that is open as far as we know.
-    pub(crate) fn has(&self, visitor: &Visitor) -> bool {
+    pub(crate) fn has(&self, key: &AppKey) -> bool {
         let inner = self.lock();
-        let waiting = inner.by_caller.get(&Key::of(visitor));
+        let waiting = inner.by_caller.get(key);
         waiting.is_some_and(|waiting| waiting.iter().any(|(sender, _)| !sender.is_closed()))
     }
 
     /// The one that waits for the shortest time.
-    pub(super) fn take(&self, visitor: &Visitor) -> Option<Http1> {
+    pub(super) fn take(&self, key: &AppKey) -> Option<Http1> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let waiting = inner.by_caller.get_mut(&Key::of(visitor))?;
+        let waiting = inner.by_caller.get_mut(key)?;
         while let Some((sender, _)) = waiting.pop() {
             inner.count -= 1;
             if !sender.is_closed() {
@@ -75,13 +70,13 @@ impl AppPool {
     }
 
     /// Keeps a connection whose last request is over. To be called in a runtime.
-    pub(super) fn put(&self, visitor: &Visitor, sender: Http1) {
+    pub(super) fn put(&self, key: AppKey, sender: Http1) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         if inner.count >= MAX {
             return;
         }
-        let waiting = inner.by_caller.entry(Key::of(visitor)).or_default();
+        let waiting = inner.by_caller.entry(key).or_default();
         if waiting.len() >= MAX_PER_CALLER {
             return;
         }

@@ -10,9 +10,9 @@ use watchword_daemon::{Asked, RequestSpan};
 use watchword_policy::Decision;
 
 use super::fault::Fault;
-use super::request::Facts;
 use crate::ended::Verdict;
 use crate::enforce::Question;
+use crate::facts::Facts;
 use crate::refusal::Refusal;
 
 /// Of a path, in the log.
@@ -126,7 +126,7 @@ impl Record {
         if let Some(denial) = &decision.would_deny {
             let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
             let visitor = &self.question.visitor;
-            visitor.mesh.connections.would_deny(visitor, denial, shown);
+            visitor.note_denial(denial.reason.as_str(), &self.verdict, (shown, true));
         }
     }
 
@@ -153,7 +153,7 @@ impl Record {
         self.judged(Verdict::of_refusal(refusal));
         let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
         let visitor = &self.question.visitor;
-        visitor.mesh.connections.request_denied(visitor, refusal, shown);
+        visitor.note_denial(refusal.reason, &self.verdict, (shown, false));
         self.end("denied", refusal.reason, "");
     }
 

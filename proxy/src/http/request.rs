@@ -9,54 +9,12 @@ use std::borrow::Cow;
 use http::header;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use watchword_policy::path::normalise;
 
 use super::fault::Fault;
 use super::headers::{remove_hop_by_hop, remove_ours};
-
-/// What policies are asked about, kept for as long as the request lives: they
-/// may change meanwhile.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    pub(crate) method: Method,
-    /// Normalised path and query.
-    pub(crate) target: PathAndQuery,
-    pub(crate) host: Option<HeaderValue>,
-    /// As it is sent on.
-    uri: Uri,
-    pub(crate) headers: HeaderMap,
-}
-
-impl Facts {
-    pub(crate) fn as_request(&self) -> watchword_policy::Request<'_> {
-        watchword_policy::Request {
-            method: self.method.as_str(),
-            path: self.target.path(),
-            host: self.host.as_ref().and_then(|host| host.to_str().ok()),
-            headers: &self.headers,
-        }
-    }
-
-    /// The same request as was judged, without a body.
-    pub(crate) fn restore(&self, parts: &mut Parts) {
-        parts.method = self.method.clone();
-        parts.headers = self.headers.clone();
-        parts.uri = self.uri.clone();
-    }
-
-    /// Whether the caller expects an answer in gRPC's form.
-    pub(crate) fn is_grpc(&self) -> bool {
-        is_grpc(&self.headers)
-    }
-}
-
-/// Whether these are the headers of a gRPC call.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
+use crate::facts::Facts;
 
 /// Cleans `parts` in place, so that they can be sent on, and says what is to be
 /// judged.

@@ -16,8 +16,9 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use watchword_tunnel::AppStream;
 
-use super::body::{BodyError, Cut};
+use super::body::Cut;
 use super::record::Record;
+use super::upload::BodyError;
 
 /// Carries on when both sides have been told, as a task of its own.
 pub(crate) fn carry_on(caller: OnUpgrade, app: OnUpgrade, cut: Cut, record: Record) {

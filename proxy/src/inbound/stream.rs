@@ -194,7 +194,7 @@ impl Caller {
     /// The app is dialled first: one that can't be reached is told to the
     /// caller's sidecar, which has other replicas to try.
     async fn serve_requests(&self, admitted: Admitted) -> After {
-        if self.mesh().app_pool.has(&self.visitor) {
+        if self.mesh().app_pool.has(&self.visitor.app_key()) {
             return Box::pin(self.carry_requests(admitted, None)).await;
         }
         match self.dial(admitted).await {

@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Request, Version};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use watchword_policy::path::normalise;
 
-use super::{Facts, clean, is_grpc};
+use super::{Facts, clean};
 use crate::http::fault::Fault;
 use crate::http::headers::is_ours;
 
@@ -172,23 +172,6 @@ fn a_websocket_is_let_through_and_http_2_in_disguise_is_not() {
     // Without `Connection` it is nobody's wish.
     let silent = get("/", &[("host", "a"), ("upgrade", "websocket")]).unwrap().0;
     assert_eq!(names(&silent.headers), ["host=a"]);
-}
-
-#[test]
-fn grpc_is_told_by_its_content_type() {
-    let table = [
-        ("application/grpc", true),
-        ("application/grpc+proto", true),
-        ("application/grpc;x=y", true),
-        ("application/grpc-web", false),
-        ("application/grpcish", false),
-        ("text/plain", false),
-    ];
-    for (kind, expected) in table {
-        let parts = parts(Version::HTTP_2, "POST", "http://a/x", &[("content-type", kind)]);
-        assert_eq!(is_grpc(&parts.headers), expected, "{kind}");
-        assert_eq!(parts.method, Method::POST);
-    }
 }
 
 /// Requests as they may come, most of them odd.
