@@ -8,7 +8,7 @@
 
 mod answer;
 mod app;
-mod app_pool;
+pub(crate) mod app_pool;
 mod body;
 mod expect;
 mod fault;
@@ -53,7 +53,6 @@ use crate::facts::Facts;
 use crate::refusal::Refusal;
 use crate::visitor::Visitor;
 
-pub(crate) use app_pool::{AppKey, AppPool};
 pub(crate) use pipe::{News, pipe};
 pub(crate) use reset_on_drop::ResetOnDrop;
 

@@ -11,7 +11,7 @@ use crate::balance::Loads;
 use crate::connection::Connections;
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
-use crate::http::AppPool;
+use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::snapshots::Snapshots;
 use crate::tunnels::Tunnels;

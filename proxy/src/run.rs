@@ -21,7 +21,7 @@ use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
-use crate::http::AppPool;
+use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;

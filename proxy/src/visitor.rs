@@ -9,7 +9,7 @@ use http::HeaderValue;
 use watchword_identity::SpiffeId;
 
 use crate::ended::Verdict;
-use crate::http::AppKey;
+use crate::http::app_pool::AppKey;
 use crate::mesh::Mesh;
 
 /// An authenticated caller and where it called.

@@ -14,7 +14,7 @@ use rustls_pki_types::PrivateKeyDer;
 use thiserror::Error;
 use watchword_identity::{Bundle, Svid};
 
-use crate::handshake::leaf_hash;
+use crate::leaf::leaf_hash;
 use crate::verify::{Now, SpiffeVerifier, VerifyError};
 
 /// The tunnel protocol's name in ALPN (docs/wire.md).

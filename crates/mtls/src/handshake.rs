@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls::server::Acceptor;
 use rustls::{CertificateError, CommonState};
 use rustls_pki_types::ServerName;
@@ -17,6 +16,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use watchword_identity::{SpiffeId, Svid};
 
 use crate::generation::{Generation, TUNNEL_ALPN};
+use crate::leaf::leaf_hash;
 use crate::verify::VerifyError;
 
 /// From the first byte to the last of a handshake (docs/wire.md).
@@ -116,14 +116,6 @@ impl Peer {
         // The verifier has read it already, so this can't fail.
         Svid::from_chain(chain).ok().map(|svid| Self { svid: Arc::new(svid) })
     }
-}
-
-/// SHA-256 of a leaf's DER, as `x-forwarded-client-cert` has it.
-pub(crate) fn leaf_hash(svid: &Svid) -> [u8; 32] {
-    let leaf = svid.chain().first().map(AsRef::as_ref).unwrap_or_default();
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, leaf).as_ref());
-    hash
 }
 
 /// An encrypted, mutually authenticated connection.

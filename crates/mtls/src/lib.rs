@@ -13,6 +13,7 @@ mod control;
 mod credentials;
 mod generation;
 mod handshake;
+mod leaf;
 mod outside;
 mod verify;
 

@@ -14,6 +14,7 @@
 mod blocks;
 mod conditions;
 mod decision;
+mod effect;
 mod path_trie;
 mod path_view;
 mod table;
@@ -21,7 +22,8 @@ mod table;
 use std::sync::Arc;
 
 pub use decision::{Call, Decision, Denial, Gate, Reason, Request, Verdict};
-use table::{Asked, Effect, Question, RuleOrder, Table};
+use effect::{Effect, RuleOrder};
+use table::{Asked, Question, Table};
 
 use crate::id_map::IdMap;
 use crate::model::Policy;

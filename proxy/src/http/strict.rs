@@ -8,6 +8,7 @@
 
 mod framing;
 mod head;
+mod lines;
 
 use std::io;
 use std::pin::Pin;

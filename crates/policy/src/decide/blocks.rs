@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 
 use super::conditions::{Conditions, Search};
+use super::effect::RuleOrder;
 use super::path_trie::PathTrie;
 use super::path_view::PathView;
-use super::table::RuleOrder;
 use crate::requests::{GrpcMatch, HttpMatch};
 
 /// Rules with an `http` block.

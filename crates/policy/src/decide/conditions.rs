@@ -13,7 +13,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::decision::Request;
-use super::table::{Effect, RuleOrder};
+use super::effect::{Effect, RuleOrder};
 use crate::requests::{HeaderCondition, HeaderMatch, HostKey, HttpMatch, host_key};
 
 /// A search for the first rule that matches a request.

@@ -7,7 +7,7 @@
 //! three views at most, however many parameters it has, so that a caller
 //! can't multiply the work.
 
-use super::table::Effect;
+use super::effect::Effect;
 
 /// One way to read a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

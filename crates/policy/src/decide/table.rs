@@ -8,21 +8,11 @@ use std::collections::HashMap;
 use super::blocks::{GrpcBlocks, HttpBlocks};
 use super::conditions::Search;
 use super::decision::{Call, Request};
+use super::effect::{Effect, RuleOrder};
 use crate::id_map::IdMap;
 use crate::model::Rule;
 use crate::protocol::Protocol;
 use crate::requests::Requests;
-
-/// Which rule it is in the order of the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RuleOrder(pub(super) usize);
-
-/// What a rule does where it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    Allow,
-    Deny,
-}
 
 /// What is asked about a call.
 #[derive(Clone, Copy, Debug)]

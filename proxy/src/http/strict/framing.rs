@@ -9,11 +9,10 @@
 //! Invariants: pure; however the bytes are cut into pieces, the same ones
 //! pass; nothing of a request passes before its whole head is judged.
 
-use super::head::{Body, Head};
+use super::head::{Body, Head, field, is_framing};
+use super::lines::{Lines, first_line};
 use crate::http::fault::Fault;
 
-/// The longest head: request line and header section, in bytes.
-pub(crate) const MAX_HEAD: usize = 64 * 1024;
 /// The longest line that begins a chunk, and the longest trailer section.
 const MAX_CHUNK_LINE: usize = 256;
 const MAX_TRAILERS: usize = 16 * 1024;
@@ -81,7 +80,7 @@ impl Framing {
                 [] | [b'\r'] => Ok(0),
                 _ => Err(Fault::Chunk),
             },
-            State::Trailers(lines) => match lines.read_trailers(bytes)? {
+            State::Trailers(lines) => match read_trailers(lines, bytes)? {
                 Some(length) => {
                     self.state = State::default();
                     Ok(length)
@@ -139,62 +138,19 @@ impl Framing {
     }
 }
 
-/// How far a section of header lines was looked at.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    /// Bytes of whole lines.
-    pub(super) read: usize,
-    /// Bytes behind them without any line's end: not looked at again, or a
-    /// head that comes byte by byte would cost its square.
-    plain: usize,
-}
-
-impl Lines {
-    /// The next whole line of `bytes`, without its CRLF.
-    pub(super) fn next<'b>(&mut self, bytes: &'b [u8]) -> Result<Option<&'b [u8]>, Fault> {
-        let line = bytes.get(self.read..).unwrap_or_default();
-        let fresh = line.get(self.plain..).unwrap_or_default();
-        let Some(rest) = first_line(fresh)? else {
-            let waits = usize::from(fresh.last() == Some(&b'\r'));
-            self.plain = line.len() - waits;
-            return Ok(None);
-        };
-        let line = line.get(..self.plain + rest.len());
-        self.read += self.plain + rest.len() + 2;
-        self.plain = 0;
-        Ok(line)
-    }
-
-    /// The length of the trailer section once it is whole.
-    fn read_trailers(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
-        while let Some(line) = self.next(bytes)? {
-            if line.is_empty() {
-                return Ok(Some(self.read));
-            }
-            let (name, _) = super::head::field(line)?;
-            if super::head::is_framing(name) {
-                return Err(Fault::Trailer);
-            }
+/// The length of the trailer section once it is whole.
+fn read_trailers(lines: &mut Lines, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+    while let Some(line) = lines.next(bytes)? {
+        if line.is_empty() {
+            return Ok(Some(lines.read));
         }
-        if bytes.len() > MAX_TRAILERS {
+        let (name, _) = field(line)?;
+        if is_framing(name) {
             return Err(Fault::Trailer);
         }
-        Ok(None)
     }
-}
-
-/// The first line of `bytes`, which ends with CRLF and holds neither alone.
-fn first_line(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'\n' => return Err(Fault::BareLf),
-            b'\r' => match bytes.get(at + 1) {
-                Some(b'\n') => return Ok(bytes.get(..at)),
-                Some(_) => return Err(Fault::BareCr),
-                None => return Ok(None),
-            },
-            _ => {}
-        }
+    if bytes.len() > MAX_TRAILERS {
+        return Err(Fault::Trailer);
     }
     Ok(None)
 }

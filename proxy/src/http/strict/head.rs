@@ -3,9 +3,11 @@
 //!
 //! Invariants: pure; a line is looked at once, however the bytes come.
 
-use super::framing::{Lines, MAX_HEAD};
+use super::lines::Lines;
 use crate::http::fault::{Fault, MARK};
 
+/// The longest head: request line and header section, in bytes.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// Empty lines that may stand before a request (RFC 9112 section 2.2 asks for
 /// one), for clients that send one behind a body.
 const MAX_EMPTY: u8 = 2;

@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-use super::{Framing, MAX_HEAD};
+use super::super::head::MAX_HEAD;
+use super::Framing;
 use crate::http::fault::Fault;
 
 /// What passes of `input` when it comes in pieces that end at `cuts`, and what
