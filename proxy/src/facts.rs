@@ -5,17 +5,14 @@
 
 use http::header;
 use http::request::Parts;
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) method: Method,
-    /// Normalised path and query.
-    pub(crate) target: PathAndQuery,
     pub(crate) host: Option<HeaderValue>,
-    /// As it is sent on.
+    /// As it is sent on: its path is in its normal form.
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
 }
@@ -24,10 +21,15 @@ impl Facts {
     pub(crate) fn as_request(&self) -> watchword_policy::Request<'_> {
         watchword_policy::Request {
             method: self.method.as_str(),
-            path: self.target.path(),
+            path: self.path(),
             host: self.host.as_ref().and_then(|host| host.to_str().ok()),
             headers: &self.headers,
         }
+    }
+
+    /// Without the query.
+    pub(crate) fn path(&self) -> &str {
+        self.uri.path()
     }
 
     /// The same request as was judged, without a body.

@@ -45,7 +45,7 @@ use self::headers::{CLIENT_CERT, remove_hop_by_hop, remove_ours};
 use self::hear_out::hear_out;
 use self::record::Record;
 use self::request::clean;
-use self::strict::{Spoken, StrictIo, Upgraded};
+use self::strict::{MAX_HEAD, Spoken, StrictIo, Upgraded};
 use self::upgrade::{AskedToUpgrade, carry_on};
 use self::upload::Upload;
 use crate::enforce::Question;
@@ -56,8 +56,6 @@ use crate::visitor::Visitor;
 pub(crate) use pipe::{News, pipe};
 pub(crate) use reset_on_drop::ResetOnDrop;
 
-/// Of one head, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
 /// Bytes on the way to us per HTTP/2 connection and stream.
 const H2_WINDOW: u32 = 1024 * 1024;
 /// Requests under way at once on one HTTP/2 connection.

@@ -40,6 +40,15 @@ impl Refusal {
             rule: decision.rule,
         }
     }
+
+    /// Policy and rule, as a caller may know them: those of another trust
+    /// domain learn only the reason.
+    pub(crate) fn named_to(&self, same_domain: bool) -> (Option<&str>, Option<&str>) {
+        if !same_domain {
+            return (None, None);
+        }
+        (self.policy.as_deref(), self.rule.as_deref())
+    }
 }
 
 /// Why a call is refused, beside a rule of a policy. Closed: each has a label

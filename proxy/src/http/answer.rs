@@ -22,8 +22,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// To a call that policies deny.
 pub(crate) fn denied(refusal: &Refusal, same_domain: bool, grpc: bool) -> Response<Answer> {
-    let policy = refusal.policy.as_deref().filter(|_| same_domain);
-    let rule = refusal.rule.as_deref().filter(|_| same_domain);
+    let (policy, rule) = refusal.named_to(same_domain);
     let named = format!("{}/{}", policy.unwrap_or("-"), rule.unwrap_or(refusal.reason));
     let sentence = match (policy, rule) {
         (Some(policy), Some(rule)) => format!("denied by policy \"{policy}\", rule \"{rule}\""),

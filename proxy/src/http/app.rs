@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -79,13 +79,7 @@ impl App {
                     }
                     return Ok(response);
                 }
-                Err(mut refused) => match refused.take_message() {
-                    Some(unsent) if kept => request = unsent,
-                    _ => {
-                        let error = refused.into_error();
-                        return Err(AppError::Broken { error, kept });
-                    }
-                },
+                Err(refused) => request = unsent(refused, kept)?,
             }
         }
     }
@@ -120,13 +114,7 @@ impl App {
             let (mut sender, kept) = self.http2().await?;
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response),
-                Err(mut refused) => match refused.take_message() {
-                    Some(unsent) if kept => request = unsent,
-                    _ => {
-                        let error = refused.into_error();
-                        return Err(AppError::Broken { error, kept });
-                    }
-                },
+                Err(refused) => request = unsent(refused, kept)?,
             }
         }
     }
@@ -187,6 +175,17 @@ impl Drop for App {
         {
             self.visitor.mesh.app_pool.put(self.visitor.app_key(), sender);
         }
+    }
+}
+
+/// The request, where the app had closed a kept connection before it was sent.
+fn unsent(mut refused: TrySendError<Request<Upload>>, kept: bool) -> Result<Request<Upload>, AppError> {
+    match refused.take_message() {
+        Some(unsent) if kept => Ok(unsent),
+        _ => Err(AppError::Broken {
+            error: refused.into_error(),
+            kept,
+        }),
     }
 }
 

@@ -34,11 +34,12 @@ pub(crate) fn is_ours(name: &HeaderName) -> bool {
 
 /// Removes what only a sidecar may say.
 pub(crate) fn remove_ours(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_ours) {
-        return;
-    }
-    let liars: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in liars {
+    remove_those(headers, is_ours);
+}
+
+fn remove_those(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| which(name)).cloned().collect();
+    for name in unwanted {
         headers.remove(name);
     }
 }
@@ -94,10 +95,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
             ]
             .contains(name)
     };
-    let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| forbidden(name)).cloned().collect();
-    for name in forbidden {
-        trailers.remove(name);
-    }
+    remove_those(trailers, forbidden);
 }
 
 /// The protocol that the caller wants to go on with. Not HTTP/2: requests on it

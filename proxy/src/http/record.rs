@@ -104,7 +104,7 @@ impl Record {
         let visitor = &self.question.visitor;
         let asked = Asked {
             method: &facts.method,
-            path: facts.target.path(),
+            path: facts.path(),
             port: visitor.dialled.port(),
             from: visitor.from.ip(),
             client: &visitor.peer_text,
@@ -124,19 +124,24 @@ impl Record {
     pub(crate) fn allowed(&mut self, decision: &Decision) {
         self.judged(Verdict::of(decision));
         if let Some(denial) = &decision.would_deny {
-            let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
-            let visitor = &self.question.visitor;
-            visitor.note_denial(denial.reason.as_str(), &self.verdict, (shown, true));
+            self.note_denial(denial.reason.as_str(), true);
         }
     }
 
     fn judged(&mut self, verdict: Verdict) {
-        let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
         if let Some(span) = &mut self.span {
-            let (policy, rule) = (named(verdict.policy()), named(verdict.rule()));
-            span.judged(verdict.decision, policy.as_deref(), rule.as_deref());
+            let [policy, rule] =
+                [verdict.policy(), verdict.rule()].map(|name| Some(name).filter(|name| !name.is_empty()));
+            span.judged(verdict.decision, policy, rule);
         }
         self.verdict = verdict;
+    }
+
+    /// For people: what was asked, by method and path.
+    fn note_denial(&self, reason: &'static str, audit: bool) {
+        let facts = self.facts.as_deref();
+        let shown = facts.map(|facts| format!("{} {}", self.method, clipped(facts.path())));
+        self.question.visitor.note_denial(reason, &self.verdict, (shown, audit));
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
@@ -151,9 +156,7 @@ impl Record {
     pub(crate) fn denied(mut self, refusal: &Refusal, status: StatusCode) {
         self.status = Some(status);
         self.judged(Verdict::of_refusal(refusal));
-        let shown = self.facts.as_deref().map(|facts| shown(&self.method, facts));
-        let visitor = &self.question.visitor;
-        visitor.note_denial(refusal.reason, &self.verdict, (shown, false));
+        self.note_denial(refusal.reason, false);
         self.end("denied", refusal.reason, "");
     }
 
@@ -193,7 +196,7 @@ impl Record {
             self.began.elapsed(),
         );
         let facts = self.facts.as_deref();
-        let path = facts.map_or(self.raw.as_str(), |facts| clipped(facts.target.path()));
+        let path = facts.map_or(self.raw.as_str(), |facts| clipped(facts.path()));
         let host = facts
             .and_then(|facts| facts.host.as_ref()?.to_str().ok())
             .unwrap_or_default();
@@ -221,11 +224,6 @@ impl Drop for Record {
             });
         }
     }
-}
-
-/// For people: the method and the path.
-fn shown(method: &Method, facts: &Facts) -> String {
-    format!("{method} {}", clipped(facts.target.path()))
 }
 
 /// A normalised path is ASCII.

@@ -30,10 +30,9 @@ pub(crate) fn clean(parts: &mut Parts) -> Result<Facts, Fault> {
         // It stands in the target.
         parts.headers.remove(header::HOST);
     }
-    parts.uri = uri(parts.version, target.clone(), authority)?;
+    parts.uri = uri(parts.version, target, authority)?;
     Ok(Facts {
         method: parts.method.clone(),
-        target,
         host,
         uri: parts.uri.clone(),
         headers: parts.headers.clone(),

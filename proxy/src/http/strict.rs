@@ -25,6 +25,8 @@ use self::framing::Framing;
 use super::fault::{Fault, MARK};
 use super::hear_out::Rest;
 
+pub(super) use self::head::MAX_HEAD;
+
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// For a head, or the preface, to be whole once its first byte is there.

@@ -59,10 +59,13 @@ impl Caller {
     pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
         while let Some(opening) = tunnel.next(self.goodbye()).await? {
             let Visitor {
-                from, dialled, peer, ..
+                from,
+                dialled,
+                peer_text,
+                ..
             } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
-            connection.set_peer(peer.to_string());
+            connection.set_peer(peer_text.clone());
             match Box::pin(self.serve(opening, connection)).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
@@ -284,14 +287,12 @@ impl Caller {
         });
     }
 
-    /// Policy and rule are for the own trust domain: to another only the reason.
     fn word_for(&self, refusal: &Refusal) -> Denied {
-        let same_domain = self.visitor.is_of_our_domain();
-        let name = |name: &Option<Arc<str>>| name.as_deref().filter(|_| same_domain).unwrap_or_default().to_owned();
+        let (policy, rule) = refusal.named_to(self.visitor.is_of_our_domain());
         Denied {
             reason: refusal.why.on_the_wire().into(),
-            policy: name(&refusal.policy),
-            rule: name(&refusal.rule),
+            policy: policy.unwrap_or_default().to_owned(),
+            rule: rule.unwrap_or_default().to_owned(),
         }
     }
 }

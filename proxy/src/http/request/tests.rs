@@ -53,7 +53,7 @@ fn what_is_judged_is_what_is_sent() {
     for (given, sent) in table {
         let (parts, facts) = get(given, &[("host", "orders")]).unwrap();
         assert_eq!(parts.uri.to_string(), sent);
-        assert_eq!(facts.target.as_str(), sent);
+        assert_eq!(facts.uri.to_string(), sent);
         assert_eq!(facts.as_request().path, sent.split('?').next().unwrap());
     }
 }
@@ -206,7 +206,7 @@ proptest! {
         {
             let path = parts.uri.path();
             prop_assert_eq!(normalise(path).unwrap(), path);
-            prop_assert_eq!(facts.target.path(), path);
+            prop_assert_eq!(facts.path(), path);
             prop_assert!(!parts.headers.keys().any(is_ours));
             prop_assert!(!parts.headers.contains_key("keep-alive"));
             prop_assert!(parts.headers.get_all("host").iter().count() <= 1);

@@ -7,7 +7,7 @@ use super::lines::Lines;
 use crate::http::fault::{Fault, MARK};
 
 /// The longest head: request line and header section, in bytes.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
+pub(in crate::http) const MAX_HEAD: usize = 64 * 1024;
 /// Empty lines that may stand before a request (RFC 9112 section 2.2 asks for
 /// one), for clients that send one behind a body.
 const MAX_EMPTY: u8 = 2;
