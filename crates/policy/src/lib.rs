@@ -8,7 +8,8 @@
 //! - [`parse`] turns the text of a file into policies with their places;
 //! - [`check_set`] looks at all files together, and against the mesh;
 //! - [`PolicySet`] is what decides;
-//! - [`path::normalise`] is what a request's path goes through before.
+//! - [`path::normalise`] is what a request's path goes through before,
+//!   and [`header_names`] says which headers it loses.
 //!
 //! [`document`] and [`diagnostic`] also serve the other YAML files of the
 //! project, so that all of them report mistakes alike.
@@ -17,6 +18,7 @@ mod check;
 mod decide;
 pub mod diagnostic;
 pub mod document;
+pub mod header_names;
 mod id_map;
 mod model;
 mod parse;

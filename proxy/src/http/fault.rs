@@ -3,12 +3,13 @@
 //! Closed: each has a label, a status and a sentence.
 
 use http::StatusCode;
+use watchword_policy::header_names;
 use watchword_policy::path::PathError;
 
 /// The header by which the strict reader tells the service, through the HTTP
 /// library, that the bytes at this place are no request. A request that brings
 /// it along is refused.
-pub(crate) const MARK: &str = "watchword-refused";
+pub(crate) const MARK: &str = header_names::REFUSED;
 
 /// Why a request is refused as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,31 +5,22 @@
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-use super::fault::{Fault, MARK};
+use watchword_policy::header_names::{self, HOP_BY_HOP, is_of_sidecar};
+
+use super::fault::Fault;
 
 /// Who calls, in Envoy's form.
-pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static(header_names::CLIENT_CERT);
 /// Which rule refused a request.
-pub(crate) const DENIED: HeaderName = HeaderName::from_static("watchword-denied");
+pub(crate) const DENIED: HeaderName = HeaderName::from_static(header_names::DENIED);
 
-/// RFC 9110 section 7.6.1, and what older clients send. `Trailer` is left,
-/// since what it announces is carried; of `TE` only `trailers` is.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// Whether a header is the sidecar's to set: some apps read `_` as `-`.
+/// Whether a header is the sidecar's to set.
 pub(crate) fn is_ours(name: &HeaderName) -> bool {
-    let folded_is = |other: &str| {
-        let folded = name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
-        name.as_str().len() == other.len() && folded.eq(other.bytes())
-    };
-    folded_is(CLIENT_CERT.as_str()) || folded_is(DENIED.as_str()) || folded_is(MARK)
+    is_of_sidecar(name.as_str().as_bytes())
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
 }
 
 /// Removes what only a sidecar may say.
@@ -48,10 +39,7 @@ fn remove_those(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
 /// its `Connection: upgrade`.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
     // Most requests have none of it.
-    if !headers
-        .keys()
-        .any(|name| HOP_BY_HOP.contains(name) || name == header::TE)
-    {
+    if !headers.keys().any(|name| is_hop_by_hop(name) || name == header::TE) {
         return Ok(());
     }
     let upgrade = upgrade_of(headers);
@@ -63,7 +51,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
+    for name in HOP_BY_HOP {
         headers.remove(name);
     }
     let takes_trailers = listed(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
@@ -82,7 +70,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     let forbidden = |name: &HeaderName| {
         is_ours(name)
-            || HOP_BY_HOP.contains(name)
+            || is_hop_by_hop(name)
             || [
                 header::HOST,
                 header::CONTENT_LENGTH,

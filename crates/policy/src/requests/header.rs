@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use http::HeaderName;
 
+use crate::header_names::{HOP_BY_HOP, is_of_sidecar, is_read_as, is_token};
+
 /// The longest name, and the longest value, in bytes.
 const MAX_NAME: usize = 256;
 const MAX_VALUE: usize = 4096;
@@ -146,28 +148,25 @@ impl fmt::Display for HeaderText {
     }
 }
 
-/// Whether it is a token (RFC 9110, section 5.6.2).
-pub(super) fn is_token(text: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(good)
-}
-
 fn header_name(text: &str) -> Result<HeaderName, HeaderError> {
     if text.starts_with(':') {
         return Err(HeaderError::Pseudo);
     }
-    if text.len() > MAX_NAME || !is_token(text) {
+    if text.len() > MAX_NAME || !is_token(text.as_bytes()) {
         return Err(HeaderError::Name);
     }
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| HeaderError::Name)?;
     // Some apps read `_` as `-`, so such a spelling is treated like the other.
-    match name.as_str().replace('_', "-").as_str() {
-        "host" => Err(HeaderError::Host(text.to_owned())),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "trailer" => {
-            Err(HeaderError::HopByHop(text.to_owned()))
-        }
-        "content-length" => Err(HeaderError::Framing(text.to_owned())),
-        "x-forwarded-client-cert" | "watchword-denied" => Err(HeaderError::OfSidecar(text.to_owned())),
-        _ => Ok(name),
+    let is = |other: &&str| is_read_as(name.as_str().as_bytes(), other);
+    if is(&"host") {
+        Err(HeaderError::Host(text.to_owned()))
+    } else if HOP_BY_HOP.iter().any(is) || is(&"te") || is(&"trailer") {
+        Err(HeaderError::HopByHop(text.to_owned()))
+    } else if is(&"content-length") {
+        Err(HeaderError::Framing(text.to_owned()))
+    } else if is_of_sidecar(name.as_str().as_bytes()) {
+        Err(HeaderError::OfSidecar(text.to_owned()))
+    } else {
+        Ok(name)
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::header_names::is_token;
+
 /// The longest method in bytes.
 const MAX_BYTES: usize = 64;
 
@@ -91,7 +93,7 @@ impl FromStr for Method {
         if text == "*" {
             return Err(MethodError::Wildcard);
         }
-        if !super::header::is_token(text) || text.len() > MAX_BYTES {
+        if !is_token(text.as_bytes()) || text.len() > MAX_BYTES {
             return Err(MethodError::Token);
         }
         let upper = text.to_ascii_uppercase();

@@ -3,6 +3,8 @@
 //!
 //! Invariants: pure; a line is looked at once, however the bytes come.
 
+use watchword_policy::header_names::{is_read_as, is_token};
+
 use super::lines::Lines;
 use crate::http::fault::{Fault, MARK};
 
@@ -88,7 +90,7 @@ impl Head {
             return Err(Fault::RequestLine);
         };
         let is_visible = |byte: &u8| *byte > b' ' && *byte != 0x7f;
-        if method.is_empty() || !method.iter().all(is_token) || target.is_empty() || !target.iter().all(is_visible) {
+        if !is_token(method) || target.is_empty() || !target.iter().all(is_visible) {
             return Err(Fault::RequestLine);
         }
         self.version = Some(match version {
@@ -133,7 +135,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     }
     let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::HeaderName)?;
     let (name, rest) = line.split_at(colon);
-    if name.is_empty() || !name.iter().all(is_token) {
+    if !is_token(name) {
         return Err(Fault::HeaderName);
     }
     let value = rest.get(1..).unwrap_or_default();
@@ -146,12 +148,9 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 /// Whether a header has to do with where a message ends, or is our own mark:
 /// `_` counts as `-`.
 pub(super) fn is_framing(name: &[u8]) -> bool {
-    let is = |other: &str| {
-        let mut pairs = name.iter().zip(other.as_bytes());
-        let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        name.len() == other.len() && pairs.all(|(own, other)| folded(own) == *other)
-    };
-    is("content-length") || is("transfer-encoding") || is(MARK)
+    ["content-length", "transfer-encoding", MARK]
+        .iter()
+        .any(|other| is_read_as(name, other))
 }
 
 /// Digits alone: no sign, no list (RFC 9110 section 8.6).
@@ -161,9 +160,4 @@ fn content_length(value: &[u8]) -> Option<u64> {
         .ok()
         .filter(|_| digits && value.len() <= 18)?;
     text.parse().ok()
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
