@@ -47,7 +47,7 @@ impl Question {
         match policies.gate(&self.call()) {
             Gate::Closed(decision) => self.counted(decision).map(Admission::Whole),
             Gate::Open => Ok(Admission::Requests { some_may_pass: true }),
-            Gate::Futile => Ok(Admission::Requests { some_may_pass: false }),
+            Gate::Futile(_) => Ok(Admission::Requests { some_may_pass: false }),
         }
     }
 
@@ -64,7 +64,7 @@ impl Question {
             Protocol::Tcp => denial(policies.decide(&self.call())),
             Protocol::Http | Protocol::Grpc => match policies.gate(&self.call()) {
                 Gate::Closed(decision) => Some(decision),
-                Gate::Open | Gate::Futile => None,
+                Gate::Open | Gate::Futile(_) => None,
             },
         })
         .await;

@@ -128,14 +128,7 @@ impl Judge {
         match self.policies.gate(call) {
             Gate::Closed(decision) => Outcome::Decided(decision),
             Gate::Open => Outcome::Open,
-            Gate::Futile => {
-                let reason = self.policies.decide(call).reason;
-                Outcome::Futile(if reason == Reason::NoPolicy {
-                    reason
-                } else {
-                    Reason::NoAllowRule
-                })
-            }
+            Gate::Futile(reason) => Outcome::Futile(reason),
         }
     }
 

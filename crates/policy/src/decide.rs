@@ -82,7 +82,7 @@ impl PolicySet {
             return if audit.first.is_some() {
                 Gate::Open
             } else {
-                Gate::Futile
+                Gate::Futile(Reason::NoPolicy)
             };
         }
         if enforcing.deny.is_some() {
@@ -91,7 +91,7 @@ impl PolicySet {
         if enforcing.allow.is_some() {
             Gate::Open
         } else {
-            Gate::Futile
+            Gate::Futile(Reason::NoAllowRule)
         }
     }
 

@@ -129,6 +129,7 @@ pub enum Gate {
     /// Requests are judged one by one, and some may pass.
     Open,
     /// Requests are answered one by one, but none can pass: no allow rule is
-    /// about this peer and port. Nothing needs to be dialled.
-    Futile,
+    /// about this peer and port, or no policy names the service, as the reason
+    /// says. Nothing needs to be dialled.
+    Futile(Reason),
 }

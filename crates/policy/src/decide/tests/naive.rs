@@ -65,7 +65,7 @@ pub(super) fn gate(set: &[Policy], call: &Call<'_>) -> Gate {
     match decision.reason {
         Reason::DenyRule => Gate::Closed(decision),
         Reason::AllowRule | Reason::AuditOnly => Gate::Open,
-        Reason::NoAllowRule | Reason::NoPolicy => Gate::Futile,
+        Reason::NoAllowRule | Reason::NoPolicy => Gate::Futile(decision.reason),
     }
 }
 

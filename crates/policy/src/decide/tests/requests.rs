@@ -343,19 +343,20 @@ fn the_gate_is_closed_by_rules_for_the_connection_alone() {
     let allow = || vec![http_rule("some", &["path=/a"])];
     let set = |allow, deny| [policy("p", "/orders", allow, deny)];
     assert_eq!(gate(&set(allow(), vec![]), Protocol::Http), Gate::Open);
-    assert_eq!(gate(&set(allow(), vec![]), Protocol::Grpc), Gate::Futile);
+    let futile = Gate::Futile(Reason::NoAllowRule);
+    assert_eq!(gate(&set(allow(), vec![]), Protocol::Grpc), futile);
     assert_eq!(
         gate(&set(vec![rule("all", &["/web"], &[])], vec![]), Protocol::Grpc),
         Gate::Open
     );
-    assert_eq!(gate(&set(vec![], vec![]), Protocol::Http), Gate::Futile);
-    assert_eq!(gate(&[], Protocol::Http), Gate::Futile);
+    assert_eq!(gate(&set(vec![], vec![]), Protocol::Http), futile);
+    assert_eq!(gate(&[], Protocol::Http), Gate::Futile(Reason::NoPolicy));
     assert_eq!(
         gate(&set(allow(), vec![http_rule("no", &["path=/*"])]), Protocol::Http),
         Gate::Open
     );
     let elsewhere = vec![on(&[81], http_rule("some", &["path=/a"]))];
-    assert_eq!(gate(&set(elsewhere, vec![]), Protocol::Http), Gate::Futile);
+    assert_eq!(gate(&set(elsewhere, vec![]), Protocol::Http), futile);
     let closed = set(allow(), vec![rule("lab", &["/web"], &[80])]);
     match gate(&closed, Protocol::Http) {
         Gate::Closed(decision) => assert_told(&decision, Verdict::Deny, Reason::DenyRule, "p/lab"),
