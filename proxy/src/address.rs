@@ -7,11 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixStream, lookup_host};
+use watchword_daemon::MAX_SOCKET_PATH;
 
 use crate::dial::Dialler;
-
-/// Without the zero byte at its end (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
 
 /// HOST:PORT, or unix:/PATH.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

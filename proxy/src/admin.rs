@@ -9,15 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::net::UnixListener;
-use watchword_daemon::{Metrics, Page, Pages, Readiness};
+use watchword_daemon::{MAX_SOCKET_PATH, Metrics, Page, Pages, Readiness};
 use watchword_mtls::Credentials;
 
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::snapshots::Snapshots;
-
-/// The longest path of a Unix socket that Linux takes, without its NUL.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// What the pages show.
 pub(crate) struct Shown {

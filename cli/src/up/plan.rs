@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, Service, Tracing};
+use watchword_daemon::MAX_SOCKET_PATH;
 
 use super::addresses;
 use super::users::Users;
@@ -154,9 +155,6 @@ pub(crate) enum PlanError {
         length: usize,
     },
 }
-
-/// Without the zero byte at its end.
-const MAX_SOCKET_PATH: usize = 107;
 
 impl Plan {
     /// Plans `mesh` for `machine`, with the users that `users` finds.

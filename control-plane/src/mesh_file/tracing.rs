@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
+use watchword_daemon::MAX_SOCKET_PATH;
 use watchword_policy::diagnostic::Report;
 use watchword_policy::document::Node;
 
 use super::read::optional;
 
 const KEYS: &[&str] = &["address", "sampleRatio"];
-/// Without the zero byte at its end (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
 
 /// For the sidecars of `watchword up`; the control plane takes no notice.
 #[derive(Clone, Debug, PartialEq, Eq)]

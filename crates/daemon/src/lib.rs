@@ -13,6 +13,7 @@ mod readiness;
 mod shutdown;
 mod traces;
 mod trouble;
+mod unix_socket;
 
 pub use clock::{Clock, ManualClock, SystemClock, sleep_until};
 pub use health::{Page, Pages, serve_pages};
@@ -23,3 +24,4 @@ pub use readiness::{Blocker, Readiness};
 pub use shutdown::Shutdown;
 pub use traces::{Asked, RequestSpan, TraceId, TraceSettings, Traces};
 pub use trouble::{Trouble, explain};
+pub use unix_socket::MAX_SOCKET_PATH;
