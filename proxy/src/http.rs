@@ -115,14 +115,10 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
-        ended = connection.as_mut() => Some(ended),
-        () = stop => None,
-    };
-    match ended {
-        Some(ended) => ended,
-        None => {
+        ended = connection.as_mut() => ended,
+        () = stop => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -149,10 +145,12 @@ where
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended,
-        () = stop => connection.as_mut().graceful_shutdown(),
+        ended = connection.as_mut() => ended,
+        () = stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
-    connection.await
 }
 
 /// The requests of one connection.

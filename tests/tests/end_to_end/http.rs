@@ -133,6 +133,17 @@ fn mesh() -> Mesh {
     mesh_file("", POLICIES).up().unwrap()
 }
 
+/// The folder `nginx` of a mesh, whose `nginx.conf` has this in `http`.
+fn add_nginx(file: &MeshFile, http: &str) {
+    file.open_folder("nginx").unwrap();
+    let conf = format!(
+        "worker_processes 1; daemon off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n  \
+         uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n{http}\n}}\n"
+    );
+    file.write("nginx/nginx.conf", &conf).unwrap();
+}
+
 /// Sends bytes as they are to `orders`, and gives back all that comes until the
 /// other side's end; `RESET` behind it where there is none.
 fn raw(mesh: &Mesh, payload: &[u8]) -> String {

@@ -10,7 +10,7 @@ fn is_allowed(mesh: &Mesh) -> bool {
     finished.status.success()
 }
 
-fn policies_of(mesh: &Mesh, replica: &str) -> String {
+pub(crate) fn policies_of(mesh: &Mesh, replica: &str) -> String {
     let socket = mesh.run_folder().unwrap().join(replica).join("proxy-admin.sock");
     let mut get = std::process::Command::new("curl");
     get.args(["--silent", "--max-time", "20", "--unix-socket"])

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use watchword_tests::{Mesh, MeshFile, wait_until};
 
-use super::{mesh, mesh_file};
+use super::{add_nginx, mesh, mesh_file};
+use crate::reload::policies_of;
 
 /// Each of 64 connections asks for three paths in turn until standard input
 /// ends. Prints what it asked, from when to when, and the status: 0 where the
@@ -36,16 +37,6 @@ for worker in workers: worker.join()
 print(json.dumps(asked))
 "#;
 
-const NGINX: &str = "\
-worker_processes 1; daemon off; pid nginx.pid; error_log stderr;
-events { worker_connections 1024; }
-http {
-  access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-  server { listen 8080; listen [::]:8080; location / { return 200 'ok\\n'; } }
-}
-";
-
 /// `both` is allowed by each; the other one by `name`.
 fn policies(name: &str) -> String {
     format!(
@@ -65,12 +56,7 @@ fn now() -> f64 {
 }
 
 fn in_force(mesh: &Mesh, name: &str) -> bool {
-    let socket = mesh.run_folder().unwrap().join("orders-1").join("proxy-admin.sock");
-    let mut get = std::process::Command::new("curl");
-    get.args(["--silent", "--max-time", "20", "--unix-socket"])
-        .arg(socket)
-        .arg("http://sidecar/policy");
-    watchword_tests::run(&mut get).unwrap().contains(name)
+    policies_of(mesh, "orders-1").contains(name)
 }
 
 /// nginx as `orders`, under the first policy.
@@ -84,11 +70,10 @@ orders:
   directory: nginx
 ";
     let file = MeshFile::new(services, &policies("first")).unwrap();
-    let folder = file.folder().join("nginx");
-    std::fs::create_dir(&folder).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&folder, open).unwrap();
-    file.write("nginx/nginx.conf", NGINX).unwrap();
+    add_nginx(
+        &file,
+        "server { listen 8080; listen [::]:8080; location / { return 200 'ok\\n'; } }",
+    );
     file.up().unwrap()
 }
 

@@ -4,19 +4,14 @@ use std::path::Path;
 
 use watchword_tests::{Mesh, MeshFile};
 
+use super::add_nginx;
 use crate::live::memory;
 
 /// Speaks HTTP/1.1 on 8080, HTTP/2 without TLS on 8081.
-const NGINX: &str = "\
-worker_processes 1; daemon off; pid nginx.pid; error_log stderr;
-events { worker_connections 1024; }
-http {
-  access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi; scgi_temp_path scgi; root www; gzip on; gzip_types text/plain;
-  types { text/plain txt; }
-  server { listen 8080; listen [::]:8080; }
-  server { listen 8081 http2; listen [::]:8081 http2; }
-}
+const FILES: &str = "\
+root www; gzip on; gzip_types text/plain; types { text/plain txt; }
+server { listen 8080; listen [::]:8080; }
+server { listen 8081 http2; listen [::]:8081 http2; }
 ";
 
 /// Counts what is uploaded, and takes its time over it.
@@ -65,9 +60,8 @@ slow: {run: [python3, slow.py, '8080'], ports: {8080: http}, healthy: {port: 808
 echo: {run: [python3, server.py, '8080', echo], ports: {8080: http}, healthy: {port: 8080}}
 ";
     let file = MeshFile::new(services, POLICIES).unwrap();
-    file.open_folder("nginx").unwrap();
+    add_nginx(&file, FILES);
     file.open_folder("nginx/www").unwrap();
-    file.write("nginx/nginx.conf", NGINX).unwrap();
     file.write("slow.py", SLOW).unwrap();
     file.write("server.py", crate::apps::SERVER).unwrap();
     let numbers: String = (0..700_000).map(|number| format!("{number}\n")).collect();
