@@ -21,7 +21,8 @@ use watchword_tests::{Mesh, MeshFile};
 use crate::apps::curl;
 
 /// An app that writes each request that it gets to its log, as one line that
-/// begins with `GOT`, one with `HEAD` before it has its body, and answers with the same in its body. `/slow` takes its
+/// begins with `GOT`, one with `HEAD` before it has its body, one with `PEER` that
+/// says by whose connection it came, and answers with the same in its body. `/slow` takes its
 /// time over a body; `/endless` is answered until the caller has gone;
 /// `/torn` breaks off; `/liar` claims to be a sidecar.
 const APP: &str = r#"
@@ -46,6 +47,7 @@ async def serve(reader, writer):
                 head.append(line.decode("latin-1").strip())
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
             path = head[0].split()[1]
+            print("PEER", *writer.get_extra_info("peername")[:2], path, flush=True)
             print("HEAD " + head[0], flush=True)
             if headers.get("expect") == "100-continue" and path != "/unwanted":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -64,3 +64,32 @@ fn a_workload_that_calls_itself_is_judged_request_by_request() {
         assert!(denied.contains("watchword-denied: orders/no-allow-rule"), "{denied}");
     }
 }
+
+#[test]
+fn a_connection_to_the_app_serves_several_calls_of_one_caller_and_never_anothers() {
+    let mesh = mesh();
+    for number in 0..5 {
+        for (service, folder) in [("web", "w"), ("lab", "lab")] {
+            let url = format!("http://orders:8080/{folder}/{number}");
+            assert!(answer(&mesh, service, &["-4", &url]).starts_with("HTTP/1.1 200"));
+        }
+    }
+    got_so_many(&mesh, 10);
+    // Address, port and path of each.
+    let text = mesh.output().text();
+    let lines = text.lines().filter_map(|line| Some(line.split_once("PEER ")?.1));
+    let seen: Vec<Vec<&str>> = lines.map(|line| line.split(' ').collect()).collect();
+    let of = |folder: &str| -> Vec<(&str, &str)> {
+        let of_it = seen.iter().filter(|line| line[2].starts_with(folder));
+        of_it.map(|line| (line[0], line[1])).collect()
+    };
+    let (web, lab) = (of("/w/"), of("/lab/"));
+    assert_eq!((web.len(), lab.len()), (5, 5), "{seen:?}");
+    assert!(!web.iter().any(|peer| lab.contains(peer)), "{seen:?}");
+    for calls in [web, lab] {
+        assert!(
+            calls.windows(2).any(|two| two[0] == two[1]),
+            "none was used again: {seen:?}"
+        );
+    }
+}
