@@ -428,7 +428,10 @@ late: {run: [sh, -c, 'until [ -e go ]; do sleep 0.1; done; exec python3 -m http.
     let policies = "name: late\nservice: spiffe://example.org/late\nallow:\n  - from: [spiffe://example.org/web]\n";
     let mesh = MeshFile::new(services, policies).unwrap().up().unwrap();
     let get = || mesh.exec("web", &curl(&["http://late:8080/go"])).unwrap();
-    assert!(complaint(&get()).contains("reset"), "{}", complaint(&get()));
+    // curl's words depend on whether it saw the connection open before the reset
+    // came; the log is sure.
+    let said = complaint(&get());
+    assert!(said.contains("reset") || said.contains("Couldn't connect"), "{said}");
     for direction in ["inbound", "outbound"] {
         mesh.output()
             .wait_for("the reason", |line| {
