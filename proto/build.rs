@@ -7,14 +7,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         "watchword/v1/control.proto",
         "watchword/v1/admin.proto",
         "watchword/v1/tunnel.proto",
+        "spiffe/workload.proto",
+        "envoy/service/secret/v3/sds.proto",
+        "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     ];
-    for file in files {
-        println!("cargo::rerun-if-changed={file}");
+    for folder in ["watchword", "spiffe", "envoy", "google"] {
+        println!("cargo::rerun-if-changed={folder}");
     }
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()
-        // A join token is a secret: see the redacting Debug in src/lib.rs.
-        .skip_debug(["watchword.v1.AttestRequest", "watchword.v1.CreateTokenResponse"])
+        // Join tokens and private keys are secrets: see src/redacted.rs.
+        .skip_debug([
+            "watchword.v1.AttestRequest",
+            "watchword.v1.CreateTokenResponse",
+            "X509SVID",
+            "envoy.service.discovery.v3.DiscoveryResponse",
+            "envoy.service.discovery.v3.Resource",
+            "envoy.config.core.v3.DataSource",
+            "envoy.config.core.v3.DataSource.specifier",
+        ])
+        .include_file("packages.rs")
         .compile_fds(descriptors)?;
     Ok(())
 }

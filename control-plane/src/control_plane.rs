@@ -393,7 +393,10 @@ async fn is_requested(shutdown: &Shutdown) -> bool {
 fn registry(mesh: &MeshFile) -> Registry {
     let services = mesh.services.values().map(|service| &service.id);
     let others: Vec<&SpiffeId> = mesh.registry.iter().map(|entry| &entry.id).collect();
-    Registry::new(&mesh.trust_domain, services.chain(others))
+    let registry = Registry::new(&mesh.trust_domain, services.chain(others));
+    mesh.registry.iter().fold(registry, |registry, entry| {
+        registry.handing_out(&entry.id, &entry.agents)
+    })
 }
 
 /// The roots, for proxies that are to find out whom they talk to.

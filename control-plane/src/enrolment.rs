@@ -195,6 +195,36 @@ impl Enrolment {
         answer(svid, &chain)
     }
 
+    /// An SVID for a workload that `speaker`, which the caller proved to be,
+    /// speaks for.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; each is logged and counted here.
+    pub async fn issue_for_workload(&self, csr: &[u8], speaker: &Svid) -> Result<Svid, Refusal> {
+        let id = speaker.id().to_string();
+        self.try_issue_for_workload(csr, speaker)
+            .await
+            .inspect_err(|refusal| self.note("issue-for-workload", &id, refusal))
+    }
+
+    async fn try_issue_for_workload(&self, csr: &[u8], speaker: &Svid) -> Result<Svid, Refusal> {
+        let csr = Csr::from_der(csr)?;
+        self.admit_unrevoked(speaker)?;
+        self.registry.load().admit_workload(speaker.id(), csr.id())?;
+        let now = self.clock.now();
+        let asks = Arc::new(speaker.clone());
+        let asked = Arc::clone(&asks);
+        self.records
+            .update(move |state| lineage::speak_for_workload(state, &asked, now))
+            .await??;
+        let svid = self.issuer.issue(&csr, csr.id()).await?;
+        let (serial, not_after) = (svid.serial().to_owned(), svid.not_after());
+        self.records
+            .update(move |state| lineage::spoke_for_workload(state, &asks, (&serial, not_after), now))
+            .await??;
+        Ok(svid)
+    }
+
     /// Notes that an SVID is in use, and refuses one that was replaced.
     ///
     /// # Errors

@@ -100,6 +100,8 @@ pub struct Service {
 pub struct RegistryEntry {
     /// In the mesh's trust domain, and not reserved.
     pub id: SpiffeId,
+    /// Who may hand it out to workloads that they attest.
+    pub agents: Vec<SpiffeId>,
 }
 
 impl MeshFile {

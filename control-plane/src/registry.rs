@@ -1,10 +1,12 @@
 //! The registry: which SPIFFE IDs workloads may have.
 //!
+//! It also says which agents hand out which IDs to workloads that they attest.
+//!
 //! Invariants: IDs come from the mesh file alone. `/watchword` and what lies
 //! below it are our own parts' and never a workload's; nor is an ID of
 //! another trust domain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 use watchword_identity::{SpiffeId, TrustDomain};
@@ -29,6 +31,16 @@ pub enum Unregistered {
     /// Ours alone.
     #[error("{0} is reserved: IDs below /watchword belong to Watchword's own parts")]
     Reserved(String),
+    /// Somebody else's workload.
+    #[error(
+        "{agent} may not hand out {id}: name it in the mesh file, under `registry`, as `{{id: {id}, agents: [{agent}]}}`"
+    )]
+    NotItsAgent {
+        /// Who asks.
+        agent: String,
+        /// For whom.
+        id: String,
+    },
 }
 
 impl Unregistered {
@@ -38,6 +50,7 @@ impl Unregistered {
             Self::Unknown(_) => "id-not-registered",
             Self::OtherDomain { .. } => "id-of-other-trust-domain",
             Self::Reserved(_) => "id-reserved",
+            Self::NotItsAgent { .. } => "not-its-agent",
         }
     }
 }
@@ -47,6 +60,8 @@ impl Unregistered {
 pub struct Registry {
     domain: TrustDomain,
     ids: BTreeSet<String>,
+    /// What each agent hands out.
+    handed_out: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Registry {
@@ -55,7 +70,35 @@ impl Registry {
         Self {
             domain: domain.clone(),
             ids: ids.into_iter().map(SpiffeId::to_string).collect(),
+            handed_out: BTreeMap::new(),
         }
+    }
+
+    /// The same, in which `agents` may hand out `id`.
+    #[must_use]
+    pub fn handing_out<'a>(mut self, id: &SpiffeId, agents: impl IntoIterator<Item = &'a SpiffeId>) -> Self {
+        for agent in agents {
+            let ids = self.handed_out.entry(agent.to_string()).or_default();
+            ids.insert(id.to_string());
+        }
+        self
+    }
+
+    /// Whether `speaker` may ask for an SVID of `id` for a workload: its own
+    /// ID, or one that it is an agent of.
+    ///
+    /// # Errors
+    /// See [`Unregistered`].
+    pub fn admit_workload(&self, speaker: &SpiffeId, id: &SpiffeId) -> Result<(), Unregistered> {
+        self.admit(id)?;
+        let ids = self.handed_out.get(&speaker.to_string());
+        if speaker == id || ids.is_some_and(|ids| ids.contains(&id.to_string())) {
+            return Ok(());
+        }
+        Err(Unregistered::NotItsAgent {
+            agent: speaker.to_string(),
+            id: id.to_string(),
+        })
     }
 
     /// Whether a workload may have this ID.
@@ -92,6 +135,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn registry(listed: &[SpiffeId]) -> Registry {
+        Registry::new(&TrustDomain::new("example.org").unwrap(), listed)
+    }
+
+    #[test]
+    fn an_agent_hands_out_its_own_id_and_what_the_registry_says() {
+        let id = |path: &str| SpiffeId::new(format!("spiffe://example.org{path}")).unwrap();
+        let (host, other) = (id("/hosts/a"), id("/hosts/b"));
+        let listed = [host.clone(), other.clone(), id("/web"), id("/db"), id("/watchword/x")];
+        let registry = registry(&listed)
+            .handing_out(&id("/web"), [&host])
+            .handing_out(&id("/watchword/x"), [&host])
+            .handing_out(&id("/unlisted"), [&host]);
+        let table = [
+            (&host, "/web", None),
+            (&host, "/hosts/a", None),
+            (&host, "/hosts/b", Some("not-its-agent")),
+            (&host, "/db", Some("not-its-agent")),
+            (&host, "/unlisted", Some("id-not-registered")),
+            (&host, "/watchword/x", Some("id-reserved")),
+            (&other, "/web", Some("not-its-agent")),
+        ];
+        for (agent, path, expected) in table {
+            let found = registry.admit_workload(agent, &id(path)).err();
+            assert_eq!(found.map(|error| error.label()), expected, "{agent} {path}");
+        }
+    }
+
     #[test]
     fn only_registered_ids_of_our_domain_are_given_and_never_our_own() {
         let id = |text: &str| SpiffeId::new(text).unwrap();
@@ -102,7 +173,7 @@ mod tests {
             id("spiffe://example.org/watchwords"),
             id("spiffe://other.org/web"),
         ];
-        let registry = Registry::new(&TrustDomain::new("example.org").unwrap(), &listed);
+        let registry = registry(&listed);
         let table = [
             ("spiffe://example.org/web", None),
             ("spiffe://example.org/watchwords", None),

@@ -1,5 +1,6 @@
-//! What goes over the wire: the messages generated from `watchword/v1/*.proto`,
-//! and the conversions between them and the types of the pure crates.
+//! What goes over the wire: the messages generated from the `.proto` files (our
+//! own, SPIFFE's and Envoy's), and the conversions between them and the types
+//! of the pure crates.
 //!
 //! Invariants: nothing else in the project names prost, and a message from
 //! outside becomes a validated type here or is refused here.
@@ -8,6 +9,9 @@ mod bundle;
 pub mod directory;
 mod payload;
 mod policies;
+mod redacted;
+pub mod sds;
+pub mod workload_api;
 
 pub use bundle::{bundle_from_proto, bundle_to_proto};
 pub use payload::{PayloadError, decode_payload, encode_payload};
@@ -15,35 +19,35 @@ pub use policies::{POLICY_SCHEMA, policies_from_proto, policy_set_to_proto};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated {
-    tonic::include_proto!("watchword.v1");
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
 /// Identity and Discovery: what a sidecar and the control plane say.
 pub mod control {
-    pub use crate::generated::discovery_client::DiscoveryClient;
-    pub use crate::generated::discovery_server::{Discovery, DiscoveryServer};
-    pub use crate::generated::identity_client::IdentityClient;
-    pub use crate::generated::identity_server::{Identity, IdentityServer};
-    pub use crate::generated::{
+    pub use crate::generated::watchword::v1::discovery_client::DiscoveryClient;
+    pub use crate::generated::watchword::v1::discovery_server::{Discovery, DiscoveryServer};
+    pub use crate::generated::watchword::v1::identity_client::IdentityClient;
+    pub use crate::generated::watchword::v1::identity_server::{Identity, IdentityServer};
+    pub use crate::generated::watchword::v1::{
         Ack, AttestRequest, Bundle, Directory, Endpoint, GrpcMatch, GrpcMatches, HeaderMatch, Hello, HttpMatch,
-        HttpMatches, IssueResponse, Nack, Policy, PolicySet, Port, Protocol, RenewRequest, Rule, Service,
-        SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request, header_match, rule, snapshot_update,
-        subscribe_request,
+        HttpMatches, IssueForWorkloadRequest, IssueResponse, Nack, Policy, PolicySet, Port, Protocol, RenewRequest,
+        Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request, header_match, rule,
+        snapshot_update, subscribe_request,
     };
 }
 
 /// What people ask of the control plane.
 pub mod admin {
-    pub use crate::generated::admin_client::AdminClient;
-    pub use crate::generated::admin_server::{Admin, AdminServer};
-    pub use crate::generated::{
+    pub use crate::generated::watchword::v1::admin_client::AdminClient;
+    pub use crate::generated::watchword::v1::admin_server::{Admin, AdminServer};
+    pub use crate::generated::watchword::v1::{
         CreateTokenRequest, CreateTokenResponse, Lineage, SnapshotState, StatusRequest, StatusResponse, Subscriber,
     };
 }
 
 /// Control payloads of watchword/1 frames.
 pub mod tunnel {
-    pub use crate::generated::{Denied, Goaway, Open, Opened, Reason, Refused, Reset};
+    pub use crate::generated::watchword::v1::{Denied, Goaway, Open, Opened, Reason, Refused, Reset};
 }
 
 /// Why a message from outside can't become one of our types.
@@ -62,22 +66,5 @@ impl InvalidMessage {
             field: field.into(),
             problem: problem.to_string(),
         }
-    }
-}
-
-impl std::fmt::Debug for generated::AttestRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AttestRequest")
-            .field("csr", &self.csr.len())
-            .field("evidence", &"(secret)")
-            .finish()
-    }
-}
-
-impl std::fmt::Debug for generated::CreateTokenResponse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CreateTokenResponse")
-            .field("expires_at", &self.expires_at)
-            .finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, Service, Tracing};
+use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, RegistryEntry, Service, Tracing};
 use watchword_daemon::MAX_SOCKET_PATH;
 
 use super::addresses;
@@ -44,12 +44,22 @@ pub(crate) struct Plan {
     pub(crate) tracing: Option<serde_json::Value>,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
-    /// SPIFFE IDs that may have a token beside those of the services.
-    pub(crate) registry: Vec<String>,
+    /// Who may be given an SVID beside the services, as the mesh file says it.
+    pub(crate) registry: Vec<Registered>,
     /// By name.
     pub(crate) services: Vec<PlannedService>,
     /// By service and number.
     pub(crate) replicas: Vec<Replica>,
+}
+
+/// A SPIFFE ID that somebody may get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Registered {
+    /// It.
+    pub(crate) id: String,
+    /// Who may hand it out to workloads that they attest.
+    pub(crate) agents: Vec<String>,
 }
 
 /// Programs that the supervisor starts, absolute.
@@ -197,7 +207,7 @@ impl Plan {
             policies: mesh.policies.clone(),
             tracing: mesh.tracing.as_ref().map(Tracing::to_json),
             tools: machine.tools,
-            registry: mesh.registry.iter().map(|entry| entry.id.to_string()).collect(),
+            registry: mesh.registry.iter().map(Registered::from).collect(),
             services,
             replicas,
         };
@@ -228,6 +238,15 @@ impl Plan {
                 path,
             }),
             _ => Ok(()),
+        }
+    }
+}
+
+impl From<&RegistryEntry> for Registered {
+    fn from(entry: &RegistryEntry) -> Self {
+        Self {
+            id: entry.id.to_string(),
+            agents: entry.agents.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
         "meshRanges": addresses::mesh_ranges(plan.ipv6),
         "stateDir": plan.folder.join("state"),
         "runDir": plan.folder,
-        "registry": plan.registry.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
+        "registry": plan.registry,
         "services": services.collect::<serde_json::Map<_, _>>(),
     })
 }

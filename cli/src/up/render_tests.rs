@@ -52,7 +52,10 @@ pub(super) fn plan(ipv6: bool) -> Plan {
             proxy: PathBuf::from("/bin/watchword-proxy"),
             control_plane: PathBuf::from("/bin/watchword-control-plane"),
         },
-        registry: vec!["spiffe://example.org/batch".to_owned()],
+        registry: vec![super::plan::Registered {
+            id: "spiffe://example.org/batch".to_owned(),
+            agents: vec!["spiffe://example.org/host".to_owned()],
+        }],
         services: vec![service("orders", 0), service("web", 1)],
         replicas,
     }

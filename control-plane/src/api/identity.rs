@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Code, Request, Response, Status};
 use watchword_identity::Svid;
 use watchword_proto::control::attest_request::Evidence;
-use watchword_proto::control::{AttestRequest, Identity, IssueResponse, RenewRequest};
+use watchword_proto::control::{AttestRequest, Identity, IssueForWorkloadRequest, IssueResponse, RenewRequest};
 
 use super::status::{authenticated, refusal_status, status};
 use crate::enrolment::{Enrolment, Refusal};
@@ -59,5 +59,14 @@ impl Identity for IdentityApi {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueResponse>, Status> {
         let current = authenticated(&request, self.enrolment.clock.as_ref())?;
         self.respond(self.enrolment.renew(&request.into_inner().csr, &current).await)
+    }
+
+    async fn issue_for_workload(
+        &self,
+        request: Request<IssueForWorkloadRequest>,
+    ) -> Result<Response<IssueResponse>, Status> {
+        let speaker = authenticated(&request, self.enrolment.clock.as_ref())?;
+        let csr = request.into_inner().csr;
+        self.respond(self.enrolment.issue_for_workload(&csr, &speaker).await)
     }
 }

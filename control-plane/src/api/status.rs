@@ -48,7 +48,8 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Lineage(error) => match error {
             LineageError::Unknown(_) => Code::Unauthenticated,
             LineageError::SameKey => Code::InvalidArgument,
-            LineageError::TooOften | LineageError::TooMany => Code::ResourceExhausted,
+            LineageError::TooOften | LineageError::TooMany | LineageError::TooManyWorkloads => Code::ResourceExhausted,
+            LineageError::Replaced(_) => Code::Aborted,
             LineageError::Retired(_)
             | LineageError::Frozen(_)
             | LineageError::OtherKeyPending(_)

@@ -6,6 +6,8 @@
 //!   the pending one makes it current, and retires the one before.
 //! - Only the current one renews. While its successor is pending, it gets the
 //!   same successor again, and only for the same key.
+//! - What is issued to a workload that a lineage speaks for belongs to none: it
+//!   renews nothing, and is forgotten when it has expired.
 //! - The use of a retired serial means that two parties hold keys of one
 //!   lineage. It is frozen: nothing is issued to it any more, by nobody.
 
@@ -22,6 +24,8 @@ const MAX_LINEAGES: usize = 65_536;
 /// Replaced and unexpired serials of one lineage: renewing at half-life makes
 /// two, so many mean a caller in a hot loop.
 const MAX_RETIRED: usize = 32;
+/// Unexpired SVIDs of workloads that one lineage speaks for.
+const MAX_WORKLOADS: usize = 1024;
 
 /// Why a lineage does not go on. Closed: each has a label.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,6 +60,14 @@ pub enum LineageError {
     /// Renewing in a hot loop.
     #[error("{MAX_RETIRED} unexpired SVIDs of this lineage were replaced already: renew less often")]
     TooOften,
+    /// A call that its caller's renewal has overtaken.
+    #[error("the SVID with serial {0} was replaced meanwhile: ask again with the newer one")]
+    Replaced(String),
+    /// Too many workloads, or one in a hot loop.
+    #[error(
+        "{MAX_WORKLOADS} unexpired SVIDs were issued to workloads behind this one already: wait until some have expired"
+    )]
+    TooManyWorkloads,
     /// There are too many lineages.
     #[error("there are {MAX_LINEAGES} lineages already: wait until some have expired")]
     TooMany,
@@ -72,6 +84,8 @@ impl LineageError {
             Self::SameKey => "same-key",
             Self::OtherId { .. } => "svid-for-other-id",
             Self::TooOften => "renewed-too-often",
+            Self::Replaced(_) => "serial-replaced",
+            Self::TooManyWorkloads => "too-many-workloads",
             Self::TooMany => "too-many-lineages",
         }
     }
@@ -109,6 +123,7 @@ pub fn begin(state: &mut State, svid: &IssuedSvid, id: &SpiffeId, now: SystemTim
         current: None,
         pending: Some(svid.clone()),
         retired: Default::default(),
+        workloads: Default::default(),
         frozen: false,
     };
     state.lineages.insert(key, lineage);
@@ -166,6 +181,52 @@ pub fn succeed(state: &mut State, svid: &Svid, successor: &IssuedSvid) -> Result
             Ok(successor.chain.clone())
         }
     }
+}
+
+/// An SVID asks for one for a workload. A retired one gets none, but raises no
+/// alarm as in [`renew`]: a call for a workload may cross its caller's renewal.
+///
+/// # Errors
+/// See [`LineageError`].
+pub fn speak_for_workload(state: &mut State, svid: &Svid, now: SystemTime) -> Result<(), LineageError> {
+    speaking(state, svid, now).map(|_| ())
+}
+
+/// Notes what was issued to the workload.
+///
+/// # Errors
+/// As [`speak_for_workload`]: the lineage may have changed while the authority
+/// signed.
+pub fn spoke_for_workload(
+    state: &mut State,
+    svid: &Svid,
+    issued: (&str, SystemTime),
+    now: SystemTime,
+) -> Result<(), LineageError> {
+    let (serial, not_after) = issued;
+    let lineage = speaking(state, svid, now)?;
+    lineage.workloads.insert(serial.to_owned(), unix_seconds(not_after));
+    Ok(())
+}
+
+fn speaking<'a>(state: &'a mut State, svid: &Svid, now: SystemTime) -> Result<&'a mut Lineage, LineageError> {
+    let serial = svid.serial();
+    let is_retired = |lineage: &Lineage| lineage.retired.contains_key(serial);
+    if state.lineages.iter().any(|(_, lineage)| is_retired(lineage)) {
+        return Err(LineageError::Replaced(serial.to_owned()));
+    }
+    let lineage = promote(state, svid)?;
+    if lineage.frozen {
+        return Err(LineageError::Frozen(serial.to_owned()));
+    }
+    if lineage.workloads.len() >= MAX_WORKLOADS {
+        let now = unix_seconds(now);
+        lineage.workloads.retain(|_, not_after| now <= *not_after);
+    }
+    if lineage.workloads.len() >= MAX_WORKLOADS {
+        return Err(LineageError::TooManyWorkloads);
+    }
+    Ok(lineage)
 }
 
 /// Finds the SVID's lineage, and makes the SVID its current one.

@@ -97,10 +97,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         .required("services", "what runs in the mesh, by name", report)
         .and_then(|node| read_services(node, trust_domain.as_ref(), base, report));
     let registry = list(&fields, "registry", "entries", report, |node, report| {
-        let entry = node.fields("an entry of the registry", &["id"], report)?;
-        let id = entry.required("id", "the SPIFFE ID that may get a join token", report)?;
-        let id = values::workload_id(id, trust_domain.as_ref(), report)?;
-        Some(RegistryEntry { id })
+        read_registry_entry(node, trust_domain.as_ref(), report)
     });
     let mesh_ranges = list(&fields, "meshRanges", "ranges of addresses", report, values::range);
     let mut folder = |key| optional(&fields, key, report, |node, report| values::path(node, base, report));
@@ -121,6 +118,20 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         health_listen: health_listen?,
         mesh_ranges: mesh_ranges?,
         registry: registry?,
+    })
+}
+
+fn read_registry_entry(node: &Node, domain: Option<&TrustDomain>, report: &mut Report) -> Option<RegistryEntry> {
+    let entry = node.fields("an entry of the registry", &["id", "agents"], report)?;
+    let id = entry
+        .required("id", "a SPIFFE ID that somebody may get", report)
+        .and_then(|id| values::workload_id(id, domain, report));
+    let agents = list(&entry, "agents", "SPIFFE IDs of agents", report, |node, report| {
+        values::workload_id(node, domain, report)
+    });
+    Some(RegistryEntry {
+        id: id?,
+        agents: agents?,
     })
 }
 

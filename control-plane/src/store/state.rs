@@ -81,6 +81,10 @@ pub struct Lineage {
     pub pending: Option<IssuedSvid>,
     /// Serials that were replaced, with the Unix second that they end at.
     pub retired: BTreeMap<String, u64>,
+    /// Serials of what was issued to workloads that it speaks for, with the
+    /// Unix second that they end at.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workloads: BTreeMap<String, u64>,
     /// An old serial was used: nothing more is issued.
     pub frozen: bool,
 }
@@ -158,7 +162,10 @@ impl State {
         let now = unix_seconds(now);
         self.tokens
             .remove_if(|token| now > token.expires_at.saturating_add(REMEMBER_TOKENS));
-        let has_late = |lineage: &Lineage| lineage.retired.values().any(|not_after| now > *not_after);
+        let has_late = |lineage: &Lineage| {
+            let ends = lineage.retired.values().chain(lineage.workloads.values());
+            ends.into_iter().any(|not_after| now > *not_after)
+        };
         let late: Vec<LineageKey> = self
             .lineages
             .iter()
@@ -168,6 +175,7 @@ impl State {
         for key in late {
             if let Some(lineage) = self.lineages.get_mut(&key) {
                 lineage.retired.retain(|_, not_after| now <= *not_after);
+                lineage.workloads.retain(|_, not_after| now <= *not_after);
             }
         }
         self.lineages.remove_if(|lineage| lineage.is_over(now));
@@ -193,7 +201,7 @@ impl Lineage {
     }
 
     fn is_over(&self, now: u64) -> bool {
-        self.not_after() < now && self.retired.is_empty()
+        self.not_after() < now && self.retired.is_empty() && self.workloads.is_empty()
     }
 
     fn knows(&self, serial: &str) -> bool {
