@@ -23,13 +23,14 @@ mod render;
 #[cfg(test)]
 mod render_tests;
 mod requirements;
+mod run_dir;
 mod sidecar;
 mod stage;
 pub(crate) mod supervise;
 mod users;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
 
 use anyhow::bail;
@@ -79,8 +80,10 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
     if !users.root() && mesh.services.values().any(|service| service.user.is_some()) {
         say::note("without root every service runs as you: `user:` has no effect");
     }
+    let base = mesh_folder::base();
     let machine = Machine {
-        base: mesh_folder::base(),
+        workload_folder: workload_folder(&base),
+        base,
         ipv6: requirements::has_ipv6(),
         tools: requirements::tools()?,
     };
@@ -101,6 +104,13 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
     let result = contain(&plan, &folder, &signals);
     folder.remove();
     result
+}
+
+/// Where programs find their workload socket: where it is in a pod, too, if
+/// there is such a folder, or root could make it.
+fn workload_folder(base: &Path) -> PathBuf {
+    let usual = Path::new("/run/watchword");
+    if usual.is_dir() { usual } else { base }.to_owned()
 }
 
 fn contain(plan: &Plan, folder: &MeshFolder, signals: &SigSet) -> anyhow::Result<ExitCode> {

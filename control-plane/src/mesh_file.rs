@@ -32,6 +32,7 @@ pub use policy_files::{LoadedPolicies, load_policy_files};
 pub use text_file::read as read_text_file;
 pub use tracing::{CollectorAddress, SampleRatio, Tracing};
 pub use watchword_policy::Protocol;
+pub use watchword_proto::directory::PeerKind;
 
 /// A whole mesh file, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub struct Service {
     pub endpoints: Vec<SocketAddr>,
     /// Addresses that stand for all endpoints. No two services share one.
     pub virtual_addresses: Vec<IpAddr>,
+    /// What answers there.
+    pub peer: PeerKind,
 }
 
 /// An ID that may get a join token.

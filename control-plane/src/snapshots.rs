@@ -211,6 +211,7 @@ fn service(service: &mesh_file::Service) -> Service {
         virtual_addresses: service.virtual_addresses.clone(),
         ports: service.ports.clone(),
         endpoints: endpoints.collect(),
+        peer: service.peer,
     }
 }
 

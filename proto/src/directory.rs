@@ -29,6 +29,18 @@ pub struct Service {
     pub ports: BTreeMap<u16, Protocol>,
     /// Where its workloads listen.
     pub endpoints: Vec<Endpoint>,
+    /// What answers there.
+    pub peer: PeerKind,
+}
+
+/// What answers at a service's endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerKind {
+    /// A sidecar of ours.
+    #[default]
+    Watchword,
+    /// A program with a SPIFFE identity that does its own mutual TLS.
+    Mtls,
 }
 
 /// One address of a workload.
@@ -67,6 +79,16 @@ impl From<&Service> for control::Service {
             virtual_addresses: service.virtual_addresses.iter().copied().map(address_bytes).collect(),
             ports: ports.collect(),
             endpoints: endpoints.collect(),
+            peer: control::Peer::from(service.peer).into(),
+        }
+    }
+}
+
+impl From<PeerKind> for control::Peer {
+    fn from(peer: PeerKind) -> Self {
+        match peer {
+            PeerKind::Watchword => Self::Watchword,
+            PeerKind::Mtls => Self::Mtls,
         }
     }
 }
@@ -128,8 +150,14 @@ fn service_from_proto(message: control::Service, field: &str) -> Result<Service,
         .into_iter()
         .map(|endpoint| endpoint_from_proto(endpoint, &format!("{field}.endpoints")))
         .collect::<Result<_, _>>()?;
+    let peer = match control::Peer::try_from(message.peer) {
+        Ok(control::Peer::Unspecified | control::Peer::Watchword) => PeerKind::Watchword,
+        Ok(control::Peer::Mtls) => PeerKind::Mtls,
+        Err(_) => return Err(InvalidMessage::new(format!("{field}.peer"), "unknown kind of peer")),
+    };
     Ok(Service {
         name: message.name,
+        peer,
         virtual_addresses,
         ports,
         endpoints,
@@ -195,6 +223,7 @@ mod tests {
                     ports: vec![8080, 5432],
                     id: SpiffeId::new("spiffe://example.org/orders").unwrap(),
                 }],
+                peer: PeerKind::Mtls,
             }],
             mesh_ranges: vec!["10.87.0.0/16".parse().unwrap(), "fd87::/64".parse().unwrap()],
         }
@@ -226,6 +255,7 @@ mod tests {
             ),
             (|d| d.services[0].ports[0].protocol = 99, "services[0].ports"),
             (|d| d.services[0].ports[0].number = 0, "services[0]"),
+            (|d| d.services[0].peer = 99, "services[0].peer"),
         ];
         for (change, field) in table {
             let mut message = control::Directory::from(&directory());

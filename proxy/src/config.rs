@@ -86,6 +86,52 @@ pub struct Config {
     pub drain_seconds: u16,
     /// Where spans go; nowhere by default.
     pub tracing: Option<Tracing>,
+    /// Who may have an identity by the workload socket; by default nobody, and
+    /// there is no such socket.
+    pub workload_api: Option<WorkloadApi>,
+}
+
+/// The socket of the SPIFFE Workload API and Envoy's SDS.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadApi {
+    /// By default `workload.sock` in `runDir`.
+    pub socket: Option<PathBuf>,
+    /// Who gets what.
+    pub callers: Vec<WorkloadCaller>,
+}
+
+/// A user that may have an identity.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadCaller {
+    /// Who it must be when it connects.
+    pub uid: User,
+    /// By default the proxy's own. For another one, the control plane's
+    /// registry must name this proxy as its agent.
+    pub id: Option<SpiffeIdText>,
+}
+
+/// Users of this machine, as the kernel tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// Whoever can open the socket: in a pod, whose containers it is shown to.
+    Any,
+    /// This one.
+    Uid(u32),
+}
+
+impl<'de> Deserialize<'de> for User {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "any" => Ok(Self::Any),
+            number => number
+                .parse()
+                .map(Self::Uid)
+                .map_err(|_| serde::de::Error::custom(format!("{text:?} is neither a uid nor `any`"))),
+        }
+    }
 }
 
 /// Where spans go, and how many.
@@ -139,8 +185,21 @@ pub struct Attestation {
     pub unix: Option<bool>,
 }
 
+impl WorkloadApi {
+    fn check(&self) -> Result<(), String> {
+        if self.callers.is_empty() {
+            return Err("workloadApi: `callers` is empty: nobody could use the socket".into());
+        }
+        let is_again = |(index, caller): (usize, &WorkloadCaller)| self.callers.iter().take(index).any(|c| c == caller);
+        if let Some((_, twice)) = self.callers.iter().enumerate().find(|entry| is_again(*entry)) {
+            return Err(format!("workloadApi: `callers` names {twice:?} twice"));
+        }
+        Ok(())
+    }
+}
+
 /// What to capture.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Interception {
     /// Which of a network namespace's connections are captured.
@@ -211,7 +270,8 @@ pub enum Role {
     /// Beside one workload, whose traffic it captures.
     #[default]
     Sidecar,
-    /// Not yet.
+    /// Beside programs that do their own TLS: it captures nothing, and serves
+    /// the workload socket.
     Agent,
 }
 
@@ -251,8 +311,14 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.role == Role::Agent {
-            return Err("role: agent is not supported by this version yet; leave `role` out for a sidecar".into());
+        if self.role == Role::Agent && self.workload_api.is_none() {
+            return Err("role: agent serves the workload socket alone: say who may use it, under `workloadApi`".into());
+        }
+        if self.role == Role::Agent && self.interception != Interception::default() {
+            return Err("role: agent captures nothing: leave `interception` out".into());
+        }
+        if let Some(api) = &self.workload_api {
+            api.check()?;
         }
         if self.attestation.service_account_token_file.is_some() || self.attestation.unix.is_some() {
             return Err("attestation: only `tokenFile` is supported by this version yet".into());
@@ -271,6 +337,13 @@ impl Config {
             return Err(format!("tracing: sampleRatio: {ratio} is not between 0 and 1"));
         }
         Ok(())
+    }
+
+    /// Where the SPIFFE Workload API and SDS are served.
+    pub fn workload_socket(&self) -> Option<PathBuf> {
+        let api = self.workload_api.as_ref()?;
+        let default = || self.run_dir.join("workload.sock");
+        Some(api.socket.clone().unwrap_or_else(default))
     }
 
     /// Where health pages are served by TCP.
@@ -338,7 +411,26 @@ mod tests {
             ("wrkers: 2\n", "proxy.yaml:3:1: "),
             ("workers: 0\n", "proxy.yaml: workers: 0 is not between 1 and 64"),
             ("workers: many\n", "proxy.yaml:3:10: "),
-            ("role: agent\n", "proxy.yaml: role: agent is not supported"),
+            (
+                "role: agent\n",
+                "proxy.yaml: role: agent serves the workload socket alone",
+            ),
+            (
+                "role: agent\nworkloadApi: {callers: [{uid: 7}]}\ninterception: {scope: namespace}\n",
+                "proxy.yaml: role: agent captures nothing",
+            ),
+            (
+                "workloadApi: {callers: []}\n",
+                "proxy.yaml: workloadApi: `callers` is empty",
+            ),
+            ("workloadApi: {}\n", "proxy.yaml:3:"),
+            ("workloadApi: {callers: [{uid: nobody}]}\n", "proxy.yaml:3:31: "),
+            ("workloadApi: {callers: [{uid: -1}]}\n", "proxy.yaml:3:31: "),
+            ("workloadApi: {callers: [{uid: 7, id: web}]}\n", "proxy.yaml:3:38: "),
+            (
+                "workloadApi: {callers: [{uid: 7}, {uid: 7}]}\n",
+                "proxy.yaml: workloadApi: `callers` names",
+            ),
             ("interception: {excludeOutboundRanges: [10/99]}\n", "proxy.yaml:3:"),
             ("interception: {dialFrom: 127.0.0.6}\n", "proxy.yaml:3:"),
             ("tracing: {}\n", "proxy.yaml:3:"),

@@ -85,6 +85,14 @@ impl Dialler {
         Ok(dialler)
     }
 
+    /// Where nothing is captured.
+    pub(crate) fn not_captured() -> Self {
+        Self {
+            loop_protection: LoopProtection::Uid,
+            dial_from: [DialFrom::Own; 2],
+        }
+    }
+
     /// Marks its packets, and dials from the own address.
     #[cfg(test)]
     pub(crate) fn without_trial() -> Self {

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, prepare_process, serve_pages};
 use watchword_mtls::{Credentials, Now};
 
 use crate::admin::{self, Shown};
 use crate::collector;
-use crate::config::{Config, LoopProtection, PROXY_UID};
+use crate::config::{Config, LoopProtection, PROXY_UID, Role};
 use crate::connection::Connections;
 use crate::control::bundles::Bundles;
 use crate::control::discovery::Follower;
+use crate::control::for_workloads::WorkloadIssuer;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
@@ -27,7 +28,9 @@ use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
 use crate::tunnels::{Means, Tunnels};
-use crate::worker::{self, Listeners};
+use crate::worker::{self, Listeners, Worker};
+use crate::workload_socket::{self, ToldApartBy};
+use crate::workloads::{self, Entitled, Workloads};
 
 /// Runs the sidecar until SIGTERM or SIGINT.
 ///
@@ -61,6 +64,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Arc::clone(&clock),
         (metrics.meter(), instance_name()),
     );
+    let workload_socket = bind_workload_socket(&config)?;
     let mesh = Mesh {
         credentials: means.credentials.clone(),
         snapshots: Arc::new(Snapshots::new()),
@@ -76,16 +80,22 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
     };
-    let listeners = Listeners::bind()?;
-    let mut workers = Vec::new();
-    for index in 0..config.workers {
-        workers.push(worker::start(index, listeners.share()?, &mesh, shutdown.clone())?);
-    }
-    drop(listeners);
+    let workers = match config.role {
+        Role::Sidecar => start_workers(&config, &mesh)?,
+        Role::Agent => Vec::new(),
+    };
     let mut tasks = JoinSet::new();
     serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
-    follow_control_plane((&config, token), &mesh, &readiness, &mut tasks);
-    tracing::info!(workers = config.workers, "sidecar started");
+    let control_plane = ControlPlane::new(
+        config.control_plane.address.clone(),
+        config.control_plane.id.0.clone(),
+        mesh.dialler,
+    );
+    if let Some(listener) = workload_socket {
+        serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
+    }
+    follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
+    tracing::info!(role = ?config.role, workers = workers.len(), "started");
     shutdown.requested().await;
     tracing::info!("stopping");
     for worker in workers {
@@ -97,7 +107,51 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     Ok(())
 }
 
+fn start_workers(config: &Config, mesh: &Mesh) -> Result<Vec<Worker>> {
+    let listeners = Listeners::bind()?;
+    let start = |index| worker::start(index, listeners.share()?, mesh, mesh.shutdown.clone());
+    let workers: std::io::Result<Vec<_>> = (0..config.workers).map(start).collect();
+    Ok(workers?)
+}
+
+fn bind_workload_socket(config: &Config) -> Result<Option<UnixListener>> {
+    std::fs::create_dir_all(&config.run_dir).with_context(|| config.run_dir.display().to_string())?;
+    config
+        .workload_socket()
+        .map(|path| workload_socket::bind(&path))
+        .transpose()
+}
+
+/// An agent serves programs of a whole machine, a sidecar those of one workload.
+fn serve_workloads(
+    config: &Config,
+    listener: UnixListener,
+    control_plane: &ControlPlane,
+    mesh: &Mesh,
+    tasks: &mut JoinSet<()>,
+) {
+    let callers = config.workload_api.iter().flat_map(|api| api.callers.clone());
+    let workloads = Workloads::new(workloads::Means {
+        entitled: Entitled::new(callers.collect()),
+        issuer: WorkloadIssuer {
+            control_plane: control_plane.clone(),
+            credentials: mesh.credentials.clone(),
+        },
+        credentials: mesh.credentials.clone(),
+        clock: Arc::clone(&mesh.clock),
+        telemetry: mesh.connections.telemetry().clone(),
+    });
+    let told_apart_by = match config.role {
+        Role::Sidecar => ToldApartBy::User,
+        Role::Agent => ToldApartBy::Process,
+    };
+    tasks.spawn(workload_socket::serve(listener, workloads, told_apart_by));
+}
+
 async fn dialler(config: &Config) -> Result<Dialler> {
+    if config.role == Role::Agent {
+        return Ok(Dialler::not_captured());
+    }
     if config.interception.loop_protection == LoopProtection::Uid {
         let uid = nix::unistd::geteuid();
         anyhow::ensure!(
@@ -116,7 +170,6 @@ async fn serve_admin(
     metrics: &Metrics,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
-    std::fs::create_dir_all(&config.run_dir).with_context(|| config.run_dir.display().to_string())?;
     let socket = admin::bind(&config.run_dir)?;
     let pages = Arc::new(admin::pages(Shown {
         config: Arc::clone(config),
@@ -156,15 +209,11 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
+    control_plane: ControlPlane,
     mesh: &Mesh,
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
 ) {
-    let control_plane = ControlPlane::new(
-        config.control_plane.address.clone(),
-        config.control_plane.id.0.clone(),
-        mesh.dialler,
-    );
     let bundles = Bundles::new(mesh.credentials.clone());
     let keeper = IdentityKeeper {
         control_plane: control_plane.clone(),

@@ -31,7 +31,19 @@ pub(crate) struct Telemetry {
     accept_pauses: Counter<u64>,
     requests: Counter<u64>,
     request_duration: Histogram<f64>,
+    workload_certificates: Counter<u64>,
+    workload_streams: UpDownCounter<i64>,
+    sds_rejections: Counter<u64>,
     peers: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Counts as open until it is dropped.
+pub(crate) struct ActiveStream(UpDownCounter<i64>, [KeyValue; 1]);
+
+impl Drop for ActiveStream {
+    fn drop(&mut self) {
+        self.0.add(-1, &self.1);
+    }
 }
 
 /// Counts as open until it is dropped.
@@ -93,8 +105,32 @@ impl Telemetry {
                 .with_boundaries(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0])
                 .with_description("Time from a request's head to the end of its answer.")
                 .build(),
+            workload_certificates: counter(
+                "watchword_workload_certificates",
+                "Certificates asked for on behalf of callers of the workload socket, by result.",
+            ),
+            workload_streams: level(
+                "watchword_workload_streams_active",
+                "Streams of the workload socket that are open, by API.",
+            ),
+            sds_rejections: counter("watchword_sds_rejections", "Secrets that an SDS client rejected."),
             peers: Arc::default(),
         }
+    }
+
+    pub(crate) fn workload_issued(&self, result: &'static str) {
+        self.workload_certificates.add(1, &[KeyValue::new("result", result)]);
+    }
+
+    /// One more stream of the workload socket, until what this returns is dropped.
+    pub(crate) fn workload_stream(&self, api: &'static str) -> ActiveStream {
+        let labels = [KeyValue::new("api", api)];
+        self.workload_streams.add(1, &labels);
+        ActiveStream(self.workload_streams.clone(), labels)
+    }
+
+    pub(crate) fn sds_rejected(&self) {
+        self.sds_rejections.add(1, &[]);
     }
 
     pub(crate) fn connection_opened(&self, direction: &'static str) {

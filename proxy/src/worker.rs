@@ -87,14 +87,12 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// A worker's thread, which ends by itself after its drain.
+pub(crate) type Worker = JoinHandle<io::Result<()>>;
+
 /// Starts a worker. It ends after the wish to stop, when its connections have
 /// ended or the drain is over.
-pub(crate) fn start(
-    index: u16,
-    listeners: Listeners,
-    mesh: &Mesh,
-    shutdown: Shutdown,
-) -> io::Result<JoinHandle<io::Result<()>>> {
+pub(crate) fn start(index: u16, listeners: Listeners, mesh: &Mesh, shutdown: Shutdown) -> io::Result<Worker> {
     let mesh = mesh.for_worker();
     std::thread::Builder::new()
         .name(format!("worker-{index}"))

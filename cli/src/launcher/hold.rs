@@ -3,7 +3,9 @@
 //! Invariant: a holder ends with its standard input, and as process 1 of its
 //! process namespace it takes everything in it along.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,6 +29,9 @@ pub(crate) struct View {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
     /// Folders that look empty. Those that do not exist are left out.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Folders that replace others, and can't be written to: (what lies there
+    /// instead, where). What lies there may itself come from such a place.
+    pub(crate) shown: Vec<(PathBuf, PathBuf)>,
     /// Kernel settings of the network namespace: (file, value). One that
     /// cannot be set is a warning.
     pub(crate) settings: Vec<(PathBuf, String)>,
@@ -94,6 +99,21 @@ fn arrange(view: &View, warnings: &mut Vec<String>) -> Result<(), LaunchError> {
     for folder in view.hidden.iter().filter(|folder| folder.is_dir()) {
         contain::mount_tmpfs(folder, "0755")?;
     }
+    // Opened before the first one covers the others.
+    let opened: Vec<(File, &Path)> = view
+        .shown
+        .iter()
+        .map(|(source, target)| {
+            Ok((
+                File::open(source).doing(format!("open {}", source.display()))?,
+                &**target,
+            ))
+        })
+        .collect::<Result<_, LaunchError>>()?;
+    for (source, target) in opened {
+        cover(&PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd())), target)?;
+        protect(target)?;
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     match mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>) {
         Ok(()) => Ok(()),
@@ -105,6 +125,19 @@ fn arrange(view: &View, warnings: &mut Vec<String>) -> Result<(), LaunchError> {
         }
         Err(error) => Err(error).doing("mount /proc"),
     }
+}
+
+/// Nobody in this namespace may write there: in a user namespace of one user
+/// the folder's owner is the program's user, too.
+fn protect(target: &Path) -> Result<(), LaunchError> {
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_RDONLY
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .doing(format!("protect {} from being written to", target.display()))
 }
 
 fn cover(source: &Path, target: &Path) -> Result<(), LaunchError> {

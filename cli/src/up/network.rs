@@ -3,6 +3,7 @@
 //! Invariant: nothing has a name outside of the mesh; all of it ends with the
 //! holders.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::plan::{Plan, Replica};
-use super::render;
+use super::{render, run_dir};
 use crate::launcher::enter::{Entry, Join};
 use crate::launcher::hold::{Held, View};
 use crate::launcher::privileges::Privileges;
@@ -41,6 +42,7 @@ pub(crate) async fn hold_switch() -> anyhow::Result<Holder> {
         hostname: "switch".to_owned(),
         files: Vec::new(),
         hidden: Vec::new(),
+        shown: Vec::new(),
         settings: Vec::new(),
     })
     .await
@@ -50,6 +52,7 @@ pub(crate) async fn hold_switch() -> anyhow::Result<Holder> {
 /// Starts a replica's holder.
 pub(crate) async fn hold_replica(plan: &Plan, replica: &Replica) -> anyhow::Result<Holder> {
     let name = &replica.name;
+    run_dir::make(plan, replica).with_context(|| format!("cannot make the folders of {name}'s sidecar"))?;
     hold(&view(plan, replica)?)
         .await
         .with_context(|| format!("cannot make the namespaces of {name}"))
@@ -90,16 +93,22 @@ fn view(plan: &Plan, replica: &Replica) -> anyhow::Result<View> {
     Ok(View {
         hostname: replica.name.clone(),
         files: vec![
-            (file("hosts", &render::hosts(plan))?, PathBuf::from("/etc/hosts")),
+            (
+                file("hosts", &render::hosts(plan, replica))?,
+                PathBuf::from("/etc/hosts"),
+            ),
             (file("resolv", render::resolver())?, PathBuf::from("/etc/resolv.conf")),
             (file("gai", render::address_order())?, PathBuf::from("/etc/gai.conf")),
         ],
         // nscd answers from the machine's hosts file, not from the replica's.
-        hidden: vec![
-            PathBuf::from("/run/watchword"),
-            plan.base.clone(),
-            PathBuf::from("/run/nscd"),
-        ],
+        hidden: vec![PathBuf::from("/run/nscd")],
+        // Everything else of the mesh's folders is hidden by that.
+        shown: [&plan.workload_folder, &plan.base]
+            .into_iter()
+            .map(|place| (replica.shown_dir(&plan.folder), place.clone()))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         settings,
     })
 }

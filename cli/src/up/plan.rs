@@ -10,12 +10,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, RegistryEntry, Service, Tracing};
+use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, PeerKind, RegistryEntry, Service, Tracing};
 use watchword_daemon::MAX_SOCKET_PATH;
 
 use super::addresses;
 use super::users::Users;
 use crate::launcher::privileges::Privileges;
+
+/// Of the SPIFFE Workload API and SDS.
+pub(crate) const WORKLOAD_SOCKET: &str = "workload.sock";
 
 /// A mesh on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) policies: Vec<PathBuf>,
     /// Where sidecars send spans, as their file says it.
     pub(crate) tracing: Option<serde_json::Value>,
+    /// Where a program finds its workload socket.
+    pub(crate) workload_folder: PathBuf,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
     /// Who may be given an SVID beside the services, as the mesh file says it.
@@ -88,6 +93,8 @@ pub(crate) struct PlannedService {
     pub(crate) virtual_addresses: Vec<IpAddr>,
     /// Its replicas' addresses, with each port.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// Its programs do their own mutual TLS.
+    pub(crate) is_foreign: bool,
 }
 
 /// One running instance of a service.
@@ -114,6 +121,9 @@ pub(crate) struct Replica {
     pub(crate) privileges: Privileges,
     /// The port that must accept before the replica counts as ready.
     pub(crate) healthy: Option<u16>,
+    /// The program does its own mutual TLS: an agent serves it, which captures
+    /// nothing.
+    pub(crate) is_foreign: bool,
 }
 
 /// What a plan needs to know of the machine.
@@ -123,6 +133,8 @@ pub(crate) struct Machine {
     pub(crate) base: PathBuf,
     /// Whether the kernel has IPv6.
     pub(crate) ipv6: bool,
+    /// Where a program finds its workload socket.
+    pub(crate) workload_folder: PathBuf,
     /// Programs that the supervisor starts.
     pub(crate) tools: Tools,
 }
@@ -190,7 +202,9 @@ impl Plan {
             for number in 1..=service.replicas {
                 let index = u16::try_from(replicas.len()).unwrap_or(u16::MAX);
                 let addresses = addresses::replica(index, machine.ipv6);
-                replicas.push(replica(service, number, addresses, users)?);
+                let mut replica = replica(service, number, addresses, users)?;
+                replica.show_workload_socket(&machine.workload_folder);
+                replicas.push(replica);
             }
             let own = replicas.get(first..).unwrap_or_default();
             services.push(planned(service, addresses::virtual_service(index, machine.ipv6), own));
@@ -206,6 +220,7 @@ impl Plan {
             authority: mesh.authority.to_json(),
             policies: mesh.policies.clone(),
             tracing: mesh.tracing.as_ref().map(Tracing::to_json),
+            workload_folder: machine.workload_folder,
             tools: machine.tools,
             registry: mesh.registry.iter().map(Registered::from).collect(),
             services,
@@ -231,7 +246,10 @@ impl Plan {
     }
 
     fn check_socket_paths(&self) -> Result<(), PlanError> {
-        let sidecars = self.replicas.iter().map(|replica| replica.sidecar_socket(&self.folder));
+        let sidecars = self
+            .replicas
+            .iter()
+            .map(|replica| replica.workload_socket(&self.folder));
         match sidecars.max_by_key(|path| path.as_os_str().len()) {
             Some(path) if path.as_os_str().len() > MAX_SOCKET_PATH => Err(PlanError::LongPath {
                 length: path.as_os_str().len(),
@@ -273,6 +291,32 @@ impl Replica {
     pub(crate) fn sidecar_socket(&self, folder: &Path) -> PathBuf {
         self.run_dir(folder).join("proxy-admin.sock")
     }
+
+    /// What the program sees of the sidecar's folder: its workload socket alone.
+    pub(crate) fn shown_dir(&self, folder: &Path) -> PathBuf {
+        self.run_dir(folder).join("app")
+    }
+
+    /// Where the sidecar answers the program. The longest path of a socket.
+    pub(crate) fn workload_socket(&self, folder: &Path) -> PathBuf {
+        self.shown_dir(folder).join(WORKLOAD_SOCKET)
+    }
+
+    /// The program's user, as the sidecar sees it.
+    pub(crate) fn uid(&self) -> u32 {
+        match self.privileges {
+            Privileges::User { uid, .. } => uid,
+            // Seen from the user namespace around its own.
+            Privileges::OwnNamespace { .. } | Privileges::Only { .. } | Privileges::Keep => 0,
+        }
+    }
+
+    fn show_workload_socket(&mut self, folder: &Path) {
+        let socket = format!("unix://{}", folder.join(WORKLOAD_SOCKET).display());
+        self.environment
+            .entry("SPIFFE_ENDPOINT_SOCKET".to_owned())
+            .or_insert(socket);
+    }
 }
 
 fn replica(service: &Service, number: u16, addresses: Vec<IpAddr>, users: &Users) -> Result<Replica, PlanError> {
@@ -296,6 +340,7 @@ fn replica(service: &Service, number: u16, addresses: Vec<IpAddr>, users: &Users
         directory: service.directory.clone(),
         privileges,
         healthy: service.healthy,
+        is_foreign: service.peer == PeerKind::Mtls,
     })
 }
 
@@ -314,5 +359,6 @@ fn planned(service: &Service, virtual_addresses: Vec<IpAddr>, replicas: &[Replic
             .collect(),
         virtual_addresses,
         endpoints,
+        is_foreign: service.peer == PeerKind::Mtls,
     }
 }

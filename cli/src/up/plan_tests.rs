@@ -14,7 +14,12 @@ fn plan(top: &str) -> Result<Plan, PlanError> {
     let Plan { base, ipv6, tools, .. } = render_tests::plan(false);
     Plan::new(
         &mesh,
-        Machine { base, ipv6, tools },
+        Machine {
+            workload_folder: base.clone(),
+            base,
+            ipv6,
+            tools,
+        },
         &Users::Caller { uid: 1000, gid: 1000 },
     )
 }

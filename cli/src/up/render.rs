@@ -12,15 +12,22 @@ use super::plan::{Plan, Replica};
 
 /// `/etc/hosts` of a replica: every service under its virtual addresses,
 /// every replica under its own (so that a replica's host name resolves, too).
-pub(crate) fn hosts(plan: &Plan) -> String {
+///
+/// A program that does its own TLS is not captured: virtual addresses lead
+/// nowhere there, so it finds the first replica of each service.
+pub(crate) fn hosts(plan: &Plan, of: &Replica) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n");
     if plan.ipv6 {
         text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
     }
-    let services = plan
-        .services
-        .iter()
-        .map(|service| (&service.virtual_addresses, &service.name));
+    let services = plan.services.iter().filter_map(|service| {
+        let mut replicas = plan.replicas.iter().filter(|replica| replica.service == service.name);
+        let addresses = match of.is_foreign {
+            true => &replicas.next()?.addresses,
+            false => &service.virtual_addresses,
+        };
+        Some((addresses, &service.name))
+    });
     let replicas = plan.replicas.iter().map(|replica| (&replica.addresses, &replica.name));
     for (addresses, name) in services.chain(replicas) {
         for address in addresses {
@@ -57,6 +64,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
             "ports": ports.collect::<serde_json::Map<_, _>>(),
             "endpoints": service.endpoints,
             "virtualAddresses": service.virtual_addresses,
+            "peer": if service.is_foreign { "mtls" } else { "watchword" },
         });
         (service.name.clone(), value)
     });
@@ -83,11 +91,19 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
             "bundleFile": plan.folder.join("bundle.pem"),
         },
         "attestation": {"tokenFile": "-"},
-        "interception": {"scope": "namespace", "loopProtection": "mark"},
+        "workloadApi": {
+            "socket": replica.workload_socket(&plan.folder),
+            "callers": [{"uid": replica.uid()}],
+        },
         "runDir": replica.run_dir(&plan.folder),
         // Who presses ctrl-C waits for it.
         "drainSeconds": 2,
     });
+    if replica.is_foreign {
+        config["role"] = json!("agent");
+    } else {
+        config["interception"] = json!({"scope": "namespace", "loopProtection": "mark"});
+    }
     if let Some(tracing) = &plan.tracing {
         config["tracing"] = tracing.clone();
     }

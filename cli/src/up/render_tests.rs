@@ -22,6 +22,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         directory: PathBuf::from("/srv"),
         privileges: Privileges::OwnNamespace { uid: 1000, gid: 1000 },
         healthy: None,
+        is_foreign: false,
     };
     let replicas = vec![replica("orders", 1, 0), replica("orders", 2, 1), replica("web", 1, 2)];
     let service = |name: &str, index: u16| PlannedService {
@@ -35,6 +36,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
             .flat_map(|replica| &replica.addresses)
             .map(|address: &IpAddr| SocketAddr::new(*address, 8080))
             .collect(),
+        is_foreign: false,
     };
     Plan {
         name: "shop".to_owned(),
@@ -47,6 +49,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         authority: "embedded".into(),
         policies: vec![PathBuf::from("/home/me/policies")],
         tracing: None,
+        workload_folder: PathBuf::from("/run/watchword"),
         tools: Tools {
             ip: PathBuf::from("/sbin/ip"),
             proxy: PathBuf::from("/bin/watchword-proxy"),
@@ -69,8 +72,18 @@ fn hosts_names_services_and_replicas_in_both_families() {
         10.87.0.2\torders-1\nfd87::2\torders-1\n\
         10.87.0.3\torders-2\nfd87::3\torders-2\n\
         10.87.0.4\tweb-1\nfd87::4\tweb-1\n";
-    assert_eq!(render::hosts(&plan(true)), expected);
-    assert!(!render::hosts(&plan(false)).contains("::"));
+    let hosts = |plan: &Plan| render::hosts(plan, &plan.replicas[0]);
+    assert_eq!(hosts(&plan(true)), expected);
+    assert!(!hosts(&plan(false)).contains("::"));
+}
+
+#[test]
+fn a_program_that_is_not_captured_finds_replicas_in_place_of_virtual_addresses() {
+    let mut plan = plan(false);
+    plan.replicas[2].is_foreign = true;
+    let hosts = render::hosts(&plan, &plan.replicas[2]);
+    assert!(hosts.contains("10.87.0.2\torders\n"), "{hosts}");
+    assert!(!hosts.contains("240."), "{hosts}");
 }
 
 #[test]

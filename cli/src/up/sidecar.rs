@@ -103,11 +103,13 @@ impl Sidecar {
     /// Writes the configuration, and puts the rules into the replica's
     /// network, with all rights that takes.
     async fn install(&self) -> anyhow::Result<()> {
-        self.make_run_dir().context("cannot make its folder")?;
         let config = serde_json::to_string_pretty(&render::sidecar(&self.plan, &self.replica))?;
         write_private(&self.config(), &config)?;
         if self.plan.root {
             std::os::unix::fs::chown(self.config(), Some(SIDECAR_UID), Some(SIDECAR_UID))?;
+        }
+        if self.replica.is_foreign {
+            return Ok(());
         }
         let mut command = self.command(&["intercept", "install"], Privileges::Keep)?;
         command.stdin(Stdio::null());
@@ -224,19 +226,6 @@ impl Sidecar {
         let mut command = launcher::command_with("enter", &entry)?;
         process::daemon_environment(&mut command);
         Ok(command)
-    }
-
-    fn make_run_dir(&self) -> std::io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let folder = self.replica.run_dir(&self.plan.folder);
-        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        if self.plan.root {
-            std::os::unix::fs::chown(&folder, Some(SIDECAR_UID), Some(SIDECAR_UID))?;
-        }
-        Ok(())
     }
 
     /// Beside the sidecar's own folder, not in it: what root writes must not

@@ -9,8 +9,8 @@ use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{Fields, Node};
 
 use super::agreement::PlacedService;
-use super::read::{choice, empty_only, list, optional};
-use super::{Protocol, Service, values};
+use super::read::{empty_only, list, optional};
+use super::{PeerKind, Protocol, Service, values};
 
 const KEYS: &[&str] = &[
     "id",
@@ -71,6 +71,7 @@ pub(super) fn read(
         report,
         read_virtual_address,
     );
+    let peer = optional(&fields, "peer", report, read_peer);
     let (ports, endpoints) = (ports?.unwrap_or_default(), endpoints?);
     report_undeclared(&endpoints, &ports, report);
     runs?;
@@ -91,6 +92,7 @@ pub(super) fn read(
             healthy: healthy?,
             endpoints: endpoints.into_iter().map(|(address, _)| address).collect(),
             virtual_addresses: virtual_addresses?.into_iter().map(|(address, _)| address).collect(),
+            peer: peer?.unwrap_or_default(),
         },
     })
 }
@@ -130,8 +132,6 @@ fn runs_here(fields: &Fields<'_>, report: &mut Report) -> Option<bool> {
 fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
     let instead = "leave it out, and call the service from inside with `watchword exec`";
     empty_only(fields, "publish", instead, report);
-    let instead = "every service has a sidecar: use `watchword`";
-    choice(fields, "peer", &["watchword", "mtls"], instead, report);
 }
 
 fn default_id(
@@ -179,6 +179,18 @@ fn read_env(node: &Node, report: &mut Report) -> Option<BTreeMap<String, String>
         })
         .collect();
     variables.into_iter().collect()
+}
+
+fn read_peer(node: &Node, report: &mut Report) -> Option<PeerKind> {
+    let expected = "`watchword` (a sidecar) or `mtls` (a program that does its own mutual TLS)";
+    match node.text(expected, report)? {
+        "watchword" => Some(PeerKind::Watchword),
+        "mtls" => Some(PeerKind::Mtls),
+        _ => {
+            node.mismatch(expected, report);
+            None
+        }
+    }
 }
 
 fn read_user(node: &Node, report: &mut Report) -> Option<String> {

@@ -1,106 +1,23 @@
 //! Our certificate: asked for at start, replaced at half its life, for ever.
-//! Keys are made here, live in memory, and are never used twice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use thiserror::Error;
-use watchword_daemon::{Blocker, Clock, explain, sleep_until};
+use rustls_pki_types::CertificateDer;
+use watchword_daemon::{Blocker, Clock, sleep_until};
 use watchword_identity::schedule::{pause_after, renew_at};
-use watchword_identity::{Bundle, BundleError, SpiffeId, Svid, SvidError};
-use watchword_mtls::{ControlClient, Credentials, PublishError};
-use watchword_proto::control::{AttestRequest, IdentityClient, IssueResponse, RenewRequest, attest_request};
-use watchword_proto::{InvalidMessage, bundle_from_proto};
+use watchword_identity::{Bundle, Svid};
+use watchword_mtls::{ControlClient, Credentials};
+use watchword_proto::bundle_from_proto;
+use watchword_proto::control::{AttestRequest, IssueResponse, RenewRequest, attest_request};
 
 use super::bundles::Bundles;
 use super::channel::ControlPlane;
-use super::token::{TokenError, TokenSource};
+use super::key_request::{KeyRequest, request_for};
+use super::obtain::ObtainError;
+use super::token::TokenSource;
 use crate::connection::Connections;
-
-/// For an answer: longer than the control plane gives itself (22 s), which
-/// withholds certificates of a new root until proxies know it. To give up
-/// before would lose what was signed. A control plane that is gone is noticed
-/// sooner, by keepalives.
-const ISSUE_DEADLINE: Duration = Duration::from_secs(25);
-
-/// Why there is no new certificate this time.
-#[derive(Debug, Error)]
-pub(crate) enum ObtainError {
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error("the trust bundle {file} can't be used: {problem}")]
-    BundleFile { file: String, problem: String },
-    #[error("{0}")]
-    Reach(String),
-    #[error("the control plane refused ({0:?}): {1}")]
-    Refused(tonic::Code, String),
-    #[error("the control plane's answer is not usable: {0}")]
-    Answer(String),
-    #[error("a key or request can't be made: {0}")]
-    Key(#[from] rcgen::Error),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-}
-
-impl From<SvidError> for ObtainError {
-    fn from(error: SvidError) -> Self {
-        Self::Answer(error.to_string())
-    }
-}
-
-impl From<InvalidMessage> for ObtainError {
-    fn from(error: InvalidMessage) -> Self {
-        Self::Answer(error.to_string())
-    }
-}
-
-impl From<BundleError> for ObtainError {
-    fn from(error: BundleError) -> Self {
-        Self::Answer(error.to_string())
-    }
-}
-
-impl From<tonic::Status> for ObtainError {
-    fn from(status: tonic::Status) -> Self {
-        Self::Refused(status.code(), status.message().to_owned())
-    }
-}
-
-impl ObtainError {
-    /// Whether nothing but another join token can help, once there is no
-    /// certificate to renew.
-    fn wants_token(&self) -> bool {
-        use tonic::Code;
-        match self {
-            Self::Token(_) => true,
-            Self::Refused(code, _) => matches!(code, Code::PermissionDenied | Code::Unauthenticated),
-            _ => false,
-        }
-    }
-}
-
-/// A fresh key, and the request that asks for an ID with it. Kept until it is
-/// answered: a lost answer is asked for again with the same key.
-struct KeyRequest {
-    id: SpiffeId,
-    key: PrivateKeyDer<'static>,
-    csr: Vec<u8>,
-}
-
-impl KeyRequest {
-    fn new(id: SpiffeId) -> Result<Self, ObtainError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.to_string().as_str().try_into()?)];
-        let csr = params.serialize_request(&key)?.der().to_vec();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(Self { id, key, csr })
-    }
-}
 
 /// Keeps the process's identity fresh.
 pub(crate) struct IdentityKeeper {
@@ -228,7 +145,7 @@ impl IdentityKeeper {
     }
 
     async fn renew(&self, client: ControlClient, csr: Vec<u8>) -> Result<IssueResponse, ObtainError> {
-        let mut client = self.identity_client(client).await?;
+        let mut client = self.control_plane.identity_client(client).await?;
         Ok(client.renew(RenewRequest { csr }).await?.into_inner())
     }
 
@@ -236,21 +153,12 @@ impl IdentityKeeper {
         let bundle = self.given_bundle()?;
         let credentials = self.credentials.clone();
         let now = watchword_mtls::Now::new(move || credentials.now());
-        let mut client = self.identity_client(ControlClient::anonymous(bundle, now)?).await?;
+        let mut client = self
+            .control_plane
+            .identity_client(ControlClient::anonymous(bundle, now)?)
+            .await?;
         let evidence = Some(attest_request::Evidence::JoinToken(token));
         Ok(client.attest(AttestRequest { csr, evidence }).await?.into_inner())
-    }
-
-    async fn identity_client(
-        &self,
-        client: ControlClient,
-    ) -> Result<IdentityClient<tonic::transport::Channel>, ObtainError> {
-        let channel = self
-            .control_plane
-            .connect(client, ISSUE_DEADLINE)
-            .await
-            .map_err(|error| ObtainError::Reach(explain(&error)))?;
-        Ok(IdentityClient::new(channel).max_decoding_message_size(1024 * 1024))
     }
 
     /// The roots that we were given: read each time, since they may be replaced.
@@ -278,20 +186,12 @@ impl IdentityKeeper {
             .bundle
             .ok_or_else(|| ObtainError::Answer("it has no bundle".into()))?;
         let number = (response.bundle_epoch, response.bundle_version);
-        let generation = self
-            .bundles
-            .with_certificate(&svid, &request.key, number, bundle_from_proto(bundle)?)?;
+        let generation =
+            self.bundles
+                .with_certificate(&svid, &request.private_key(), number, bundle_from_proto(bundle)?)?;
         self.connections.set_own_id(svid.id().to_string());
         self.connections.telemetry().identity(generation, svid.not_after());
         tracing::info!(id = %svid.id(), serial = svid.serial(), generation, "new certificate");
         Ok(svid.not_after())
-    }
-}
-
-/// The request that is under way, or a new one when it was for another ID.
-fn request_for<'a>(request: &'a mut Option<KeyRequest>, id: &SpiffeId) -> Result<&'a KeyRequest, ObtainError> {
-    match request.take() {
-        Some(made) if made.id == *id => Ok(request.insert(made)),
-        _ => Ok(request.insert(KeyRequest::new(id.clone())?)),
     }
 }

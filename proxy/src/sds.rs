@@ -1,0 +1,247 @@
+//! Envoy's Secret Discovery Service, v3: certificates and trust bundles for an
+//! Envoy, or another xDS client, beside us.
+//!
+//! Invariants: versions and nonces are per stream, since Envoy opens one for
+//! each secret; what a client has rejected is not sent to it again before it
+//! has changed.
+
+mod answers;
+mod delta;
+mod names;
+mod whole;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use watchword_proto::sds::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, SecretDiscoveryService,
+};
+
+use self::answers::Said;
+use self::delta::Delta;
+use self::whole::Whole;
+use crate::workload_socket::{Connection, status_of, subscribe};
+use crate::workloads::{Material, Subscription, Workloads};
+
+/// Names on one stream.
+const MAX_NAMES: usize = 64;
+/// Of a name, in bytes: the longest SPIFFE ID.
+const MAX_NAME: usize = 2048;
+/// Names in an error.
+const SHOWN_NAMES: usize = 8;
+
+/// A request that can't be served.
+#[derive(Debug, Error)]
+pub(crate) enum Wrong {
+    #[error("{0} is no type of this service: only {expected} is", expected = watchword_proto::sds::SECRET_TYPE)]
+    Type(String),
+    #[error("{0} names on one stream: {MAX_NAMES} at most")]
+    TooManyNames(usize),
+    #[error("a name has {0} bytes: {MAX_NAME} at most")]
+    LongName(usize),
+}
+
+/// None of the names is known.
+#[derive(Debug, Error)]
+#[error("no secret is named {missing}; known here: {known}")]
+pub(crate) struct Missing {
+    missing: String,
+    known: String,
+}
+
+impl Missing {
+    fn new(missing: Vec<String>, material: &Material) -> Self {
+        Self {
+            missing: list(&missing),
+            known: list(&names::known(material)),
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(SHOWN_NAMES).map(|name| format!("{name:?}")).collect();
+    shown.join(", ")
+}
+
+fn check_names(names: impl IntoIterator<Item: AsRef<str>>, most: usize) -> Result<(), Wrong> {
+    let mut count = 0;
+    for name in names {
+        count += 1;
+        let length = name.as_ref().len();
+        if length > MAX_NAME {
+            return Err(Wrong::LongName(length));
+        }
+    }
+    if count > most {
+        return Err(Wrong::TooManyNames(count));
+    }
+    Ok(())
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+    #[error(transparent)]
+    Missing(#[from] Missing),
+}
+
+impl From<Wrong> for Status {
+    fn from(wrong: Wrong) -> Self {
+        Self::invalid_argument(wrong.to_string())
+    }
+}
+
+impl From<Missing> for Status {
+    fn from(missing: Missing) -> Self {
+        Self::not_found(missing.to_string())
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Wrong(wrong) => wrong.into(),
+            Refusal::Missing(missing) => missing.into(),
+        }
+    }
+}
+
+/// What the two kinds of streams have in common.
+trait Protocol: Default + Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn take(&mut self, request: Self::Request) -> Result<Said, Wrong>;
+    fn answer(&mut self, material: &Material) -> Result<Option<Self::Response>, Missing>;
+}
+
+impl Protocol for Whole {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn take(&mut self, request: DiscoveryRequest) -> Result<Said, Wrong> {
+        self.request(request)
+    }
+
+    fn answer(&mut self, material: &Material) -> Result<Option<DiscoveryResponse>, Missing> {
+        self.respond(material)
+    }
+}
+
+impl Protocol for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
+        self.request(request)
+    }
+
+    fn answer(&mut self, material: &Material) -> Result<Option<DeltaDiscoveryResponse>, Missing> {
+        self.respond(material)
+    }
+}
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct Sds {
+    pub(crate) workloads: Workloads,
+}
+
+type Responses<T> = ReceiverStream<Result<T, Status>>;
+
+impl Sds {
+    fn begin<P: Protocol>(&self, request: Request<Streaming<P::Request>>) -> Result<Responses<P::Response>, Status> {
+        let subscription = subscribe(&self.workloads, &request)?;
+        let uid = request.extensions().get::<Connection>().map(|caller| caller.caller.uid);
+        let (sender, receiver) = mpsc::channel(1);
+        let telemetry = self.workloads.telemetry().clone();
+        let requests = request.into_inner();
+        tokio::spawn(async move {
+            let _counted = telemetry.workload_stream("sds");
+            let note = |reason: &str, is_news: bool| {
+                telemetry.sds_rejected();
+                if is_news {
+                    tracing::warn!(
+                        ?uid,
+                        reason,
+                        "an SDS client rejected its secrets; they are not sent again"
+                    );
+                }
+            };
+            let ended = serve(P::default(), requests, subscription, (&sender, note)).await;
+            if let Err(status) = ended {
+                tracing::info!(?uid, reason = status.message(), "an SDS stream ended");
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+}
+
+/// Until the client ends it, or has no identity any more.
+async fn serve<P: Protocol>(
+    mut stream: P,
+    mut requests: Streaming<P::Request>,
+    mut subscription: Subscription,
+    (responses, note): (&mpsc::Sender<Result<P::Response, Status>>, impl Fn(&str, bool)),
+) -> Result<(), Status> {
+    let mut material = None;
+    loop {
+        tokio::select! {
+            request = requests.message() => match request {
+                Ok(Some(request)) => match stream.take(request)? {
+                    Said::Rejected { reason, is_news } => note(&reason, is_news),
+                    Said::Fine | Said::Stale => {}
+                },
+                // What it asked for is still to be told, as to a client that
+                // sends its only request and half-closes.
+                Ok(None) if material.is_none() => requests_ended(&mut subscription, &mut material).await?,
+                Ok(None) | Err(_) => return Ok(()),
+            },
+            newest = subscription.next() => material = Some(newest.map_err(|refused| status_of(&refused))?),
+            () = responses.closed() => return Ok(()),
+        }
+        if let Some(material) = &material
+            && let Some(response) = stream.answer(material)?
+            && responses.send(Ok(response)).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+}
+
+async fn requests_ended(subscription: &mut Subscription, material: &mut Option<Arc<Material>>) -> Result<(), Status> {
+    *material = Some(subscription.next().await.map_err(|refused| status_of(&refused))?);
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for Sds {
+    type StreamSecretsStream = Responses<DiscoveryResponse>;
+    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        self.begin::<Whole>(request).map(Response::new)
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        self.begin::<Delta>(request).map(Response::new)
+    }
+
+    async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        let mut subscription = subscribe(&self.workloads, &request)?;
+        let material = subscription.next().await.map_err(|refused| status_of(&refused))?;
+        Ok(Response::new(whole::once(request.into_inner(), &material)?))
+    }
+}

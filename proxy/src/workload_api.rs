@@ -1,0 +1,141 @@
+//! The SPIFFE Workload API: X.509-SVIDs and bundles for go-spiffe, `spiffe`
+//! and every other client of the standard.
+//!
+//! Invariant: a call without the security header gets nothing (SPIFFE Workload
+//! API, section 4.1): so no page in a browser, and no proxy that forwards
+//! whatever it is sent, can be made to ask for us.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use watchword_proto::workload_api::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, SpiffeWorkloadApi, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    x509_bundles_response, x509_svid_response,
+};
+
+use crate::workload_socket::{status_of, subscribe};
+use crate::workloads::{Material, Subscription, Workloads};
+
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct WorkloadApi {
+    pub(crate) workloads: Workloads,
+}
+
+type Responses<T> = ReceiverStream<Result<T, Status>>;
+
+impl WorkloadApi {
+    /// A stream that tells each new state, if it differs from the last.
+    fn begin<T: PartialEq + Clone + Send + 'static>(
+        &self,
+        request: &Request<impl Sized>,
+        tell: fn(&Material) -> T,
+    ) -> Result<Response<Responses<T>>, Status> {
+        check_header(request)?;
+        let subscription = subscribe(&self.workloads, request)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let counted = self.workloads.telemetry().workload_stream("workload");
+        tokio::spawn(async move {
+            let _counted = counted;
+            follow(subscription, &sender, tell).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+async fn follow<T: PartialEq + Clone>(
+    mut subscription: Subscription,
+    sender: &mpsc::Sender<Result<T, Status>>,
+    tell: fn(&Material) -> T,
+) {
+    let mut told = None;
+    loop {
+        let newest: Result<Arc<Material>, _> = tokio::select! {
+            newest = subscription.next() => newest,
+            () = sender.closed() => return,
+        };
+        let message = match newest {
+            Ok(material) => Ok(tell(&material)),
+            Err(refused) => Err(status_of(&refused)),
+        };
+        if let Ok(message) = &message {
+            if told.as_ref() == Some(message) {
+                continue;
+            }
+            told = Some(message.clone());
+        }
+        let is_over = message.is_err();
+        if sender.send(message).await.is_err() || is_over {
+            return;
+        }
+    }
+}
+
+fn check_header(request: &Request<impl Sized>) -> Result<(), Status> {
+    match request.metadata().get(SECURITY_HEADER) {
+        Some(value) if value == "true" => Ok(()),
+        _ => Err(Status::invalid_argument(
+            "the security header is missing: send `workload.spiffe.io: true` as metadata of the call",
+        )),
+    }
+}
+
+fn svids(material: &Material) -> X509svidResponse {
+    let svids = material.svids.iter().map(|held| (&held.svid, held.key.as_slice()));
+    x509_svid_response(svids, &material.bundle)
+}
+
+fn bundles(material: &Material) -> X509BundlesResponse {
+    x509_bundles_response(&material.bundle)
+}
+
+fn no_jwt<T>(request: &Request<impl Sized>) -> Result<Response<T>, Status> {
+    check_header(request)?;
+    Err(Status::unimplemented(
+        "JWT-SVIDs are not issued here: use FetchX509SVID and FetchX509Bundles",
+    ))
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for WorkloadApi {
+    type FetchX509SVIDStream = Responses<X509svidResponse>;
+    type FetchX509BundlesStream = Responses<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Responses<JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        self.begin(&request, svids)
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        self.begin(&request, bundles)
+    }
+
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        no_jwt(&request)
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        no_jwt(&request)
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        no_jwt(&request)
+    }
+}
