@@ -1,4 +1,5 @@
-//! Tools that others made: load, conformance, interoperability.
+//! Tools that others made: load, conformance, interoperability; and peers of
+//! our own on what others made.
 //!
 //! Invariants: tests/tools pins what they are; a test whose tool can't be had
 //! fails with the reason.
@@ -53,6 +54,8 @@ mod tests {
         assert!(says("grpc-interop-server", &["--help"]).contains("-port"));
         let version = "import websockets; print(websockets.__version__)";
         assert_eq!(says("websockets", &["-c", version]).trim(), "17.4");
+        assert!(says("spiffe-go", &[]).contains("usage: serve PORT"));
+        assert!(says("grpcurl", &["-version"]).contains("grpcurl"));
     }
 
     #[test]
