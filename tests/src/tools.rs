@@ -55,6 +55,10 @@ mod tests {
         let version = "import websockets; print(websockets.__version__)";
         assert_eq!(says("websockets", &["-c", version]).trim(), "17.4");
         assert!(says("spiffe-go", &[]).contains("usage: serve PORT"));
+        let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/spiffe_peer.py");
+        assert!(says("spiffe-python", &[peer]).contains("usage: serve PORT"));
+        let version = "from importlib.metadata import version; print(version('spiffe'))";
+        assert_eq!(says("spiffe-python", &["-c", version]).trim(), "0.3.2");
         assert!(says("grpcurl", &["-version"]).contains("grpcurl"));
     }
 
