@@ -60,6 +60,7 @@ mod tests {
         let version = "from importlib.metadata import version; print(version('spiffe'))";
         assert_eq!(says("spiffe-python", &["-c", version]).trim(), "0.3.2");
         assert!(says("grpcurl", &["-version"]).contains("grpcurl"));
+        assert!(says("envoy", &["--version"]).contains("/1.40.0/"));
     }
 
     #[test]
