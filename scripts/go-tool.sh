@@ -9,12 +9,17 @@ pinned() {
 }
 
 # built NAME FOLDER MODULE HOW-LONG ARGUMENTS…: prints the path of NAME, which
-# `go build ARGUMENTS` in FOLDER makes; kept by the version of MODULE.
+# `go build ARGUMENTS` in FOLDER makes; kept by the version of MODULE. A last
+# argument ./PACKAGE is source of our own: kept by what that says, too.
 built() {
     name=$1 folder=$2 module=$3 how_long=$4
     shift 4
     version=$(pinned "$folder" "$module")
     [ -n "$version" ] || { say "$folder/go.mod names no version of $module"; exit 1; }
+    for package in "$@"; do :; done
+    case "$package" in
+        ./*) version="$version-$(cat "$folder/$package"/*.go | sha256sum | cut -c 1-12)" ;;
+    esac
     tools="${XDG_CACHE_HOME:-$HOME/.cache}/watchword/tools"
     program="$tools/$name-$version"
     if [ ! -x "$program" ]; then

@@ -1,4 +1,5 @@
-//! Tools that others made: load, conformance, interoperability.
+//! Tools that others made: load, conformance, interoperability; and peers of
+//! our own on what others made.
 //!
 //! Invariants: tests/tools pins what they are; a test whose tool can't be had
 //! fails with the reason.
@@ -53,6 +54,13 @@ mod tests {
         assert!(says("grpc-interop-server", &["--help"]).contains("-port"));
         let version = "import websockets; print(websockets.__version__)";
         assert_eq!(says("websockets", &["-c", version]).trim(), "17.4");
+        assert!(says("spiffe-go", &[]).contains("usage: serve PORT"));
+        let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/spiffe_peer.py");
+        assert!(says("spiffe-python", &[peer]).contains("usage: serve PORT"));
+        let version = "from importlib.metadata import version; print(version('spiffe'))";
+        assert_eq!(says("spiffe-python", &["-c", version]).trim(), "0.3.2");
+        assert!(says("grpcurl", &["-version"]).contains("grpcurl"));
+        assert!(says("envoy", &["--version"]).contains("/1.40.0/"));
     }
 
     #[test]
