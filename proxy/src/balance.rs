@@ -173,7 +173,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use proptest::prelude::*;
     use watchword_identity::SpiffeId;
-    use watchword_proto::directory::Protocol;
+    use watchword_proto::directory::{PeerKind, Protocol};
 
     use super::*;
 
@@ -188,6 +188,7 @@ mod tests {
                 id: SpiffeId::new("spiffe://example.org/orders").unwrap(),
                 service: "orders".into(),
                 protocol: Protocol::Tcp,
+                peer: PeerKind::Watchword,
             })
             .collect()
     }

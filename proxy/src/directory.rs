@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use watchword_identity::SpiffeId;
-use watchword_proto::directory::{Directory, Protocol};
+use watchword_proto::directory::{Directory, PeerKind, Protocol};
 
 /// One place to call, and who must answer there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub(crate) struct Endpoint {
     pub(crate) id: SpiffeId,
     pub(crate) service: Arc<str>,
     pub(crate) protocol: Protocol,
+    pub(crate) peer: PeerKind,
 }
 
 /// What the directory says of an address that an app dials.
@@ -61,6 +62,7 @@ impl DirectoryIndex {
                         id: endpoint.id.clone(),
                         service: Arc::clone(&name),
                         protocol,
+                        peer: service.peer,
                     };
                     owners.entry(address).or_default().push(endpoint.clone());
                     by_port.entry(port).or_default().push(endpoint);
@@ -141,6 +143,7 @@ mod tests {
                     id: SpiffeId::new(format!("spiffe://example.org/{name}")).unwrap(),
                 })
                 .collect(),
+            peer: PeerKind::Watchword,
         }
     }
 

@@ -24,9 +24,11 @@ mod upload;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -55,6 +57,7 @@ use crate::visitor::Visitor;
 
 pub(crate) use pipe::{News, pipe};
 pub(crate) use reset_on_drop::ResetOnDrop;
+pub(crate) use strict::{HEAD_DEADLINE, PREFACE};
 
 /// Bytes on the way to us per HTTP/2 connection and stream.
 const H2_WINDOW: u32 = 1024 * 1024;
@@ -67,14 +70,15 @@ const MAX_STREAMS: u32 = 256;
 #[error("policies have changed, and deny what they allowed")]
 struct WasCut;
 
-/// Serves a caller's connection until both sides are done with it; when `stop`
-/// resolves, to the end of the requests that are under way. `app` was dialled
-/// already.
+/// Serves a caller's connection until both sides are done with it. When
+/// `goodbye` resolves, the caller is asked to go elsewhere with its next
+/// requests; when `stop` does, it is served to the end of those that are under
+/// way. `app` was dialled already.
 pub(crate) async fn serve<IO>(
     (visitor, protocol): (Arc<Visitor>, Protocol),
     io: IO,
     app: Option<TcpStream>,
-    stop: impl Future<Output = ()>,
+    (goodbye, stop): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -91,15 +95,20 @@ where
         app: App::new(visitor, app),
         upgraded: io.upgraded(),
         asked_to_upgrade: AskedToUpgrade::default(),
+        goodbye: AtomicBool::new(false),
     });
     // Each alone: the types of their connections differ.
     match spoken {
-        Spoken::Http1 => serve_http1(io, requests, stop).await,
-        Spoken::Http2 => serve_http2(io, requests, stop).await,
+        Spoken::Http1 => serve_http1(io, requests, (goodbye, stop)).await,
+        Spoken::Http2 => serve_http2(io, requests, (goodbye, stop)).await,
     }
 }
 
-async fn serve_http1<IO>(io: IO, requests: Arc<Requests>, stop: impl Future<Output = ()>) -> Result<(), hyper::Error>
+async fn serve_http1<IO>(
+    io: IO,
+    requests: Arc<Requests>,
+    (goodbye, stop): (impl Future<Output = ()>, impl Future<Output = ()>),
+) -> Result<(), hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -115,6 +124,16 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
+    // To close an idle connection would cross the next request on its way:
+    // rather the answer to that one says that it is the last.
+    let stop = async {
+        let mut stop = pin!(stop);
+        tokio::select! {
+            () = stop.as_mut() => return,
+            () = goodbye => requests.goodbye.store(true, Ordering::Relaxed),
+        }
+        stop.await;
+    };
     tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
@@ -127,7 +146,11 @@ where
     Ok(())
 }
 
-async fn serve_http2<IO>(io: IO, requests: Arc<Requests>, stop: impl Future<Output = ()>) -> Result<(), hyper::Error>
+async fn serve_http2<IO>(
+    io: IO,
+    requests: Arc<Requests>,
+    (goodbye, stop): (impl Future<Output = ()>, impl Future<Output = ()>),
+) -> Result<(), hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -146,6 +169,10 @@ where
     tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
+        () = goodbye => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
         () = stop => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -159,11 +186,26 @@ struct Requests {
     app: App,
     upgraded: Upgraded,
     asked_to_upgrade: AskedToUpgrade,
+    /// Answers say that they are the connection's last (RFC 9112 section 9.6).
+    goodbye: AtomicBool,
 }
 
 impl Requests {
-    /// One request, from its head to the head of its answer.
-    async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, WasCut> {
+    /// One request, and whether its answer is the last.
+    async fn serve(&self, request: Request<Incoming>) -> Result<Response<Answer>, WasCut> {
+        let is_http1 = request.version() < Version::HTTP_2;
+        let mut answer = self.answer(request).await?;
+        let is_last = is_http1 && self.goodbye.load(Ordering::Relaxed);
+        if is_last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
+    }
+
+    /// From its head to the head of its answer.
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, WasCut> {
         let mut record = Record::begin(self.question.clone(), request.method().clone());
         if let Some(fault) = marked(&request) {
             return Ok(refuse(fault, "", record));

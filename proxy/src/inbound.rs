@@ -1,25 +1,31 @@
 //! The story of a connection that comes to the workload: where it was going,
 //! and who calls. What then comes on the tunnel, stream by stream, is told in
-//! [`stream`]; a call of the workload to itself in [`to_self`].
+//! [`stream`]; a call of a program that does its own TLS in [`foreign`], one of
+//! the workload to itself in [`to_self`].
 
+mod foreign;
+mod single;
 mod stream;
 mod to_self;
 
 use std::future::ready;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use watchword_mtls::{Generation, HandshakeError, Peer, accept_tunnel};
+use watchword_mtls::{Accepted, ForeignProtocol, Generation, HandshakeError, accept};
+use watchword_policy::Protocol;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::{AppStream, ServerTunnel};
 
 use self::stream::Caller;
 use crate::connection::Direction;
 use crate::dial::watch_peer;
+use crate::directory::Found;
 use crate::ended::Ended;
+use crate::foreign_tls::ForeignTls;
 use crate::intercept::CANARY_PORT;
 use crate::intercept::original::{is_local, is_own_port, original_destination};
 use crate::mesh::Mesh;
@@ -28,6 +34,8 @@ use crate::tunnel_io::TunnelIo;
 use crate::visitor::{Ends, Visitor};
 
 pub(crate) use to_self::serve_self;
+
+const TOO_MANY: &str = "its SPIFFE ID has too many connections here";
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
@@ -60,22 +68,38 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         stream.abort();
         return connection.end(&Ended::denied(&Refusal::of(Why::NotLocal)));
     }
-    let (tunnel, peer, generation) = match Box::pin(shake_hands(mesh, stream, from.ip())).await {
-        Ok(shaken) => shaken,
-        Err(ended) => return connection.end(&ended),
-    };
-    let Some(_live) = mesh.live_tunnels.begin(from.ip(), peer.id()) else {
-        connection.set_peer(peer.id().to_string());
-        connection.end(&Ended::failed("limit", "its SPIFFE ID has too many tunnels here"));
-        let _ = tunnel.next(ready(Reason::Limit)).await;
-        return;
-    };
-    connection.forget();
     let ends = Ends {
         from,
         dialled,
         is_itself: false,
     };
+    let (accepted, generation) = match Box::pin(shake_hands(mesh, stream, &ends)).await {
+        Ok(shaken) => shaken,
+        Err(ended) => return connection.end(&ended),
+    };
+    let (Accepted::Tunnel(_, peer) | Accepted::Foreign(_, peer)) = &accepted;
+    let live = mesh.live_tunnels.begin(from.ip(), peer.id());
+    let (tunnel, peer) = match (accepted, &live) {
+        (Accepted::Tunnel(tls, peer), _) => (
+            ServerTunnel::new(TunnelIo::new(tls, mesh.connections.telemetry())),
+            peer,
+        ),
+        (Accepted::Foreign(tls, peer), Some(_)) => {
+            return Box::pin(foreign::serve(mesh, (tls, peer, generation), &ends, connection)).await;
+        }
+        (Accepted::Foreign(tls, peer), None) => {
+            connection.set_peer(peer.id().to_string());
+            ForeignTls::new(tls).abort();
+            return connection.end(&Ended::failed("limit", TOO_MANY));
+        }
+    };
+    let Some(_live) = live else {
+        connection.set_peer(peer.id().to_string());
+        connection.end(&Ended::failed("limit", TOO_MANY));
+        let _ = tunnel.next(ready(Reason::Limit)).await;
+        return;
+    };
+    connection.forget();
     let ids = (peer.id().clone(), generation.svid().id().clone());
     let caller = Caller {
         visitor: Arc::new(Visitor::new(mesh.clone(), &ends, ids, peer.leaf_hash())),
@@ -86,6 +110,16 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     drop((generation, peer));
     if let Err(error) = caller.serve_streams(tunnel).await {
         caller.report(&error);
+    }
+}
+
+/// What a port speaks. A rule without ports means the ports that the service
+/// declares, not whatever else listens on the workload's address.
+fn declared(mesh: &Mesh, dialled: SocketAddr) -> Result<Protocol, Refusal> {
+    let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
+    match directory.find(dialled) {
+        Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
+        Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
     }
 }
 
@@ -105,8 +139,9 @@ async fn answer_canary(mut stream: TcpStream) {
 async fn shake_hands(
     mesh: &Mesh,
     mut stream: TcpStream,
-    source: IpAddr,
-) -> Result<(ServerTunnel<TunnelIo>, Peer, Arc<Generation>), Ended> {
+    ends: &Ends,
+) -> Result<(Accepted<TcpStream>, Arc<Generation>), Ended> {
+    let source = ends.from.ip();
     let known = mesh.live_tunnels.reach_from(source);
     let Some(_slot) = mesh.handshakes.slot(source, known).await else {
         stream.abort();
@@ -117,17 +152,19 @@ async fn shake_hands(
         return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
     };
     let _ = watch_peer(&stream);
+    // What a port that nobody declared speaks is never asked.
+    let foreign = match declared(mesh, ends.dialled) {
+        Ok(Protocol::Http | Protocol::Grpc) => ForeignProtocol::Http2,
+        Ok(Protocol::Tcp) | Err(_) => ForeignProtocol::Any,
+    };
     let began = Instant::now();
-    let shaken = accept_tunnel(&generation, stream).await;
+    let shaken = accept(&generation, stream, foreign).await;
     mesh.connections.telemetry().handshake(
         shaken.as_ref().map(|_| ()).map_err(HandshakeError::label),
         began.elapsed(),
     );
     match shaken {
-        Ok((tls, peer)) => {
-            let io = TunnelIo::new(tls, mesh.connections.telemetry());
-            Ok((ServerTunnel::new(io), peer, generation))
-        }
+        Ok(accepted) => Ok((accepted, generation)),
         Err(error) => Err(Ended::failed(error.label(), error.to_string())),
     }
 }

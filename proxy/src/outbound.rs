@@ -1,11 +1,15 @@
 //! The story of a connection that the workload makes: where it is going, who
-//! must answer there, a tunnel to them, and then the bytes.
+//! must answer there, a tunnel to them, and then the bytes. Who has no sidecar
+//! is called without a tunnel, by [`foreign`].
+
+mod foreign;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
+use watchword_proto::directory::PeerKind;
 use watchword_proto::tunnel::Open;
 use watchword_tunnel::{AppStream, Call, Carried, End, Pooled};
 
@@ -35,15 +39,21 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
         }
     };
     let mut connection = mesh.connections.begin(Direction::Outbound, from, dialled);
-    let choice = match find(mesh, dialled) {
-        Ok(endpoints) => Choice::new(endpoints, dialled),
+    let endpoints = match find(mesh, dialled) {
+        Ok(endpoints) => endpoints,
         Err(refusal) => {
             app.abort();
             return connection.end(&Ended::denied(&refusal));
         }
     };
     let _ = watch_peer(&app);
-    let ended = Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await;
+    let foreign = endpoints.first().filter(|endpoint| endpoint.peer == PeerKind::Mtls);
+    let protocol = foreign.map(|endpoint| endpoint.protocol);
+    let choice = Choice::new(endpoints, dialled);
+    let ended = match protocol {
+        Some(protocol) => Box::pin(foreign::carry(mesh, app, protocol, choice, &mut connection)).await,
+        None => Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await,
+    };
     connection.end(&ended);
 }
 

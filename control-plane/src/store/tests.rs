@@ -27,6 +27,7 @@ fn lineage(not_after: u64) -> Lineage {
         current: Some(current),
         pending: None,
         retired: [("old".to_owned(), not_after - 1)].into(),
+        workloads: [("lent".to_owned(), not_after - 1)].into(),
         frozen: false,
     }
 }

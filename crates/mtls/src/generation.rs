@@ -20,6 +20,19 @@ use crate::verify::{Now, SpiffeVerifier, VerifyError};
 /// The tunnel protocol's name in ALPN (docs/wire.md).
 pub const TUNNEL_ALPN: &[u8] = b"watchword/1";
 const HTTP2_ALPN: &[u8] = b"h2";
+const HTTP1_ALPN: &[u8] = b"http/1.1";
+
+/// What is spoken with a peer that has no sidecar of ours, as far as TLS tells
+/// it (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignProtocol {
+    /// Nothing is said of it.
+    Any,
+    /// HTTP/1.1; a server offers HTTP/2 as well.
+    Http1,
+    /// HTTP/2; a server offers HTTP/1.1 as well.
+    Http2,
+}
 
 /// Why material was not published; what was in force stays.
 #[derive(Debug, Error)]
@@ -43,11 +56,42 @@ pub struct Generation {
     key: Arc<CertifiedKey>,
     pub(crate) tunnel_server: Arc<ServerConfig>,
     pub(crate) tunnel_client: Arc<ClientConfig>,
+    foreign_server: ForHttpOrAny<ServerConfig>,
+    foreign_client: ForeignClients,
     pub(crate) control_server: Arc<ServerConfig>,
     pub(crate) control_client: Arc<ClientConfig>,
 }
 
+/// Servers offer both versions of HTTP, or say nothing.
+struct ForHttpOrAny<T> {
+    http: Arc<T>,
+    any: Arc<T>,
+}
+
+struct ForeignClients {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    any: Arc<ClientConfig>,
+}
+
 impl Generation {
+    /// For callers without a sidecar of ours.
+    pub(crate) fn foreign_server(&self, protocol: ForeignProtocol) -> &Arc<ServerConfig> {
+        match protocol {
+            ForeignProtocol::Any => &self.foreign_server.any,
+            ForeignProtocol::Http1 | ForeignProtocol::Http2 => &self.foreign_server.http,
+        }
+    }
+
+    /// For peers without a sidecar of ours.
+    pub(crate) fn foreign_client(&self, protocol: ForeignProtocol) -> &Arc<ClientConfig> {
+        match protocol {
+            ForeignProtocol::Any => &self.foreign_client.any,
+            ForeignProtocol::Http1 => &self.foreign_client.http1,
+            ForeignProtocol::Http2 => &self.foreign_client.http2,
+        }
+    }
+
     /// Grows by one each time a certificate or bundle is published.
     pub fn number(&self) -> u64 {
         self.number
@@ -96,13 +140,23 @@ impl Generation {
         let verifier = || SpiffeVerifier::new(Arc::clone(&bundle), &provider(), now.clone());
         let mandatory = Arc::new(verifier());
         let optional = Arc::new(verifier().client_certificate_optional());
-        let client = |alpn| client_config(Arc::clone(&mandatory), Some(Arc::clone(&resolver)), alpn);
+        let client = |alpn: &[&[u8]]| client_config(Arc::clone(&mandatory), Some(Arc::clone(&resolver)), alpn);
+        let server = |alpn: &[&[u8]]| server_config(Arc::clone(&mandatory), Arc::clone(&resolver), alpn);
         Ok(Self {
             number,
-            tunnel_server: server_config(Arc::clone(&mandatory), Arc::clone(&resolver), TUNNEL_ALPN)?,
-            control_server: server_config(optional, Arc::clone(&resolver), HTTP2_ALPN)?,
-            tunnel_client: client(TUNNEL_ALPN)?,
-            control_client: client(HTTP2_ALPN)?,
+            tunnel_server: server(&[TUNNEL_ALPN])?,
+            control_server: server_config(optional, Arc::clone(&resolver), &[HTTP2_ALPN])?,
+            foreign_server: ForHttpOrAny {
+                http: server(&[HTTP2_ALPN, HTTP1_ALPN])?,
+                any: server(&[])?,
+            },
+            tunnel_client: client(&[TUNNEL_ALPN])?,
+            control_client: client(&[HTTP2_ALPN])?,
+            foreign_client: ForeignClients {
+                http1: client(&[HTTP1_ALPN])?,
+                http2: client(&[HTTP2_ALPN])?,
+                any: client(&[])?,
+            },
             svid,
             bundle,
             key,
@@ -143,7 +197,7 @@ impl Generation {
             &now,
         )?;
         let verifier = SpiffeVerifier::new(Arc::clone(&same.bundle), &provider(), now);
-        same.tunnel_client = client_config(Arc::new(verifier), None, TUNNEL_ALPN)?;
+        same.tunnel_client = client_config(Arc::new(verifier), None, &[TUNNEL_ALPN])?;
         Ok(same)
     }
 
@@ -173,7 +227,7 @@ impl fmt::Debug for Generation {
 /// caller has none yet.
 pub(crate) fn anonymous_control_client(bundle: Bundle, now: Now) -> Result<Arc<ClientConfig>, PublishError> {
     let verifier = SpiffeVerifier::new(Arc::new(bundle), &provider(), now);
-    client_config(Arc::new(verifier), None, HTTP2_ALPN)
+    client_config(Arc::new(verifier), None, &[HTTP2_ALPN])
 }
 
 /// aws-lc-rs, with X25519MLKEM768 offered first (feature prefer-post-quantum).
@@ -185,13 +239,13 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 fn server_config(
     verifier: Arc<SpiffeVerifier>,
     resolver: Arc<SingleCertAndKey>,
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, PublishError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // A resumed session would skip the verifier: see docs/decisions.
     config.send_tls13_tickets = 0;
     config.max_tls13_tickets = 0;
@@ -202,7 +256,7 @@ fn server_config(
 fn client_config(
     verifier: Arc<SpiffeVerifier>,
     resolver: Option<Arc<SingleCertAndKey>>,
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, PublishError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
@@ -212,7 +266,7 @@ fn client_config(
         Some(resolver) => builder.with_client_cert_resolver(resolver),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(Arc::new(config))

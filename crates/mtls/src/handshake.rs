@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use watchword_identity::{SpiffeId, Svid};
 
-use crate::generation::{Generation, TUNNEL_ALPN};
+use crate::generation::{ForeignProtocol, Generation, TUNNEL_ALPN};
 use crate::leaf::leaf_hash;
 use crate::verify::VerifyError;
 
@@ -178,34 +178,86 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 }
 
-/// Accepts a tunnel: reads the ClientHello, and goes on only when it offers
-/// watchword/1.
+/// Who has connected.
+#[derive(Debug)]
+pub enum Accepted<IO> {
+    /// A sidecar of ours, which opens a tunnel.
+    Tunnel(TlsStream<IO>, Peer),
+    /// A program with a SPIFFE identity that does its own TLS.
+    Foreign(TlsStream<IO>, Peer),
+}
+
+/// Accepts a connection: reads the ClientHello, and goes on as the tunnel's
+/// server when it offers watchword/1, else as that of a foreign peer, with
+/// whom `foreign` is spoken. (With one list of protocols for both, rustls
+/// would refuse who offers neither.)
 ///
 /// # Errors
 /// See [`HandshakeError`]; the peer has been sent an alert where TLS has one.
-pub async fn accept_tunnel<IO>(generation: &Generation, io: IO) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+pub async fn accept<IO>(
+    generation: &Generation,
+    io: IO,
+    foreign: ForeignProtocol,
+) -> Result<Accepted<IO>, HandshakeError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = Arc::clone(&generation.tunnel_server);
     let handshake = async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), io)
             .await
             .map_err(HandshakeError::from_io)?;
-        let offers_tunnel = start
+        let is_tunnel = start
             .client_hello()
             .alpn()
             .is_some_and(|mut names| names.any(|name| name == TUNNEL_ALPN));
-        if !offers_tunnel {
-            return Err(HandshakeError::NotATunnel);
-        }
-        start.into_stream(config).await.map_err(HandshakeError::from_io)
+        let config = match is_tunnel {
+            true => &generation.tunnel_server,
+            false => generation.foreign_server(foreign),
+        };
+        let stream = start.into_stream(Arc::clone(config)).await;
+        Ok((is_tunnel, stream.map_err(HandshakeError::from_io)?))
     };
-    let stream = timeout(HANDSHAKE_DEADLINE, Box::pin(handshake))
+    let (is_tunnel, stream) = timeout(HANDSHAKE_DEADLINE, Box::pin(handshake))
         .await
         .map_err(|_| HandshakeError::Timeout)??;
     let stream = TlsStream::new(stream.into());
     let peer = stream.peer().ok_or(HandshakeError::NoCertificate)?;
+    Ok(match is_tunnel {
+        true => Accepted::Tunnel(stream, peer),
+        false => Accepted::Foreign(stream, peer),
+    })
+}
+
+/// As [`accept`], for a place where nothing but tunnels may come.
+///
+/// # Errors
+/// [`HandshakeError::NotATunnel`] for a foreign peer.
+pub async fn accept_tunnel<IO>(generation: &Generation, io: IO) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    match accept(generation, io, ForeignProtocol::Any).await? {
+        Accepted::Tunnel(stream, peer) => Ok((stream, peer)),
+        Accepted::Foreign(..) => Err(HandshakeError::NotATunnel),
+    }
+}
+
+/// Connects to a program that does its own TLS, and must be `expected`. No byte
+/// of ours goes to it otherwise.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn connect_foreign<IO>(
+    generation: &Generation,
+    io: IO,
+    (expected, protocol): (&SpiffeId, ForeignProtocol),
+) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let connector = TlsConnector::from(Arc::clone(generation.foreign_client(protocol)));
+    let stream = connect(connector, io).await?;
+    let peer = expect_peer(&stream, expected)?;
     Ok((stream, peer))
 }
 

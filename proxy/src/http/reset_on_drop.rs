@@ -1,4 +1,4 @@
-//! A caller's TCP connection that is reset unless it was ended in order: who
+//! A caller's connection that is reset unless it was ended in order: who
 //! drops it in the middle must not make it look whole.
 
 use std::io::{self, IoSlice};
@@ -7,20 +7,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use watchword_tunnel::AppStream;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct ResetOnDrop {
-    io: TcpStream,
+pub(crate) struct ResetOnDrop<S> {
+    io: S,
     /// Read from it already.
     early: Bytes,
 }
 
-impl ResetOnDrop {
+impl<S: AppStream> ResetOnDrop<S> {
     /// `early` comes before what `io` still has.
-    pub(crate) fn new(mut io: TcpStream, early: Vec<u8>) -> Self {
+    pub(crate) fn new(mut io: S, early: Vec<u8>) -> Self {
         io.guard(true);
         Self {
             io,
@@ -29,7 +28,7 @@ impl ResetOnDrop {
     }
 }
 
-impl AsyncRead for ResetOnDrop {
+impl<S: AppStream> AsyncRead for ResetOnDrop<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.early.is_empty() {
@@ -42,7 +41,7 @@ impl AsyncRead for ResetOnDrop {
     }
 }
 
-impl AsyncWrite for ResetOnDrop {
+impl<S: AppStream> AsyncWrite for ResetOnDrop<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }

@@ -28,9 +28,9 @@ use super::hear_out::Rest;
 pub(super) use self::head::MAX_HEAD;
 
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// For a head, or the preface, to be whole once its first byte is there.
-const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 /// Read at once: of heads, and of chunked bodies.
 const HEAD_PIECE: usize = 2 * 1024;
 const BODY_PIECE: usize = 16 * 1024;

@@ -1,7 +1,7 @@
 //! What comes on a tunnel: one stream after the other, each recorded, judged,
 //! and carried to the app, as bytes or request by request.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,12 +11,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
 use watchword_daemon::sleep_until;
 use watchword_identity::Bundle;
-use watchword_policy::Protocol;
 use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
-use crate::directory::Found;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
@@ -155,24 +153,10 @@ impl Caller {
     fn admit(&self) -> Result<(Question, Admission), Refusal> {
         let question = Question {
             visitor: Arc::clone(&self.visitor),
-            protocol: self.declared()?,
+            protocol: super::declared(self.mesh(), self.visitor.dialled)?,
         };
         let admission = question.admit()?;
         Ok((question, admission))
-    }
-
-    /// What the port speaks. A rule without ports means the ports that the
-    /// service declares, not whatever else listens on the workload's address.
-    fn declared(&self) -> Result<Protocol, Refusal> {
-        let directory = self
-            .mesh()
-            .snapshots
-            .directory()
-            .ok_or_else(|| Refusal::of(Why::NotReady))?;
-        match directory.find(self.visitor.dialled) {
-            Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
-            Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
-        }
     }
 
     /// As they come.
@@ -214,11 +198,11 @@ impl Caller {
         let stop = OnWake::new(self.mesh().shutdown.requested());
         let served = (Arc::clone(&self.visitor), admitted.question.protocol);
         let serving = async {
-            if let Err(error) = http::serve(served, server_end, app, stop).await {
+            if let Err(error) = http::serve(served, server_end, app, (pending(), stop)).await {
                 tracing::debug!(%error, "a caller's connection ended");
             }
             // What it owes to the caller is under way; the tunnel says when it is there.
-            std::future::pending::<()>().await;
+            pending::<()>().await;
         };
         let carrying = admitted.opening.carry(tunnel_end, cut, OnWake::new(self.leaving()));
         let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), news).await;
