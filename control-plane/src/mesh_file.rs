@@ -161,6 +161,7 @@ impl MeshFile {
         }
         MeshContext {
             trust_domains: BTreeSet::from([self.trust_domain.clone()]),
+            partners: BTreeSet::new(),
             services,
             registry: self.registry.iter().map(|entry| entry.id.clone()).collect(),
         }
