@@ -36,7 +36,7 @@ use crate::mesh_watch::MeshWatch;
 use crate::metrics::ControlMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError, control_plane_id};
 use crate::registry::Registry;
-use crate::snapshots::{Snapshots, directory};
+use crate::snapshots::{Snapshots, Told, directory};
 use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, write_atomic};
 use crate::store::{FileStore, Records, StoreError};
 use crate::subscribers::Subscribers;
@@ -351,7 +351,12 @@ impl Core {
             issuer: Arc::clone(&issuer),
             clock: Arc::clone(&clock),
         };
-        let snapshots = Snapshots::new(&issuer.bundle(), policies, &directory(mesh), metrics.clone());
+        let told = Told {
+            policies,
+            directory: directory(mesh),
+            partners: Bundle::default(),
+        };
+        let snapshots = Snapshots::new(&issuer.bundle(), told, metrics.clone());
         let enrolment = Enrolment {
             registry: ArcSwap::from_pointee(registry(mesh)),
             issuer,

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
+use watchword_identity::Bundle;
+
 use super::registry;
 use crate::enrolment::Enrolment;
 use crate::mesh_file::MeshFile;
 use crate::mesh_watch::{LoadedMesh, MeshWatch};
-use crate::snapshots::{Snapshots, directory};
+use crate::snapshots::{Snapshots, Told, directory};
 
 /// Mistakes of one file that go to the log.
 const MISTAKES_SHOWN: usize = 20;
@@ -50,6 +52,10 @@ fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded:
         tracing::warn!(%warning, "a policy looks wrong");
     }
     enrolment.registry.store(Arc::new(registry(&mesh)));
-    snapshots.publish_mesh(policies.policies, &directory(&mesh));
+    snapshots.publish_mesh(Told {
+        policies: policies.policies,
+        directory: directory(&mesh),
+        partners: Bundle::default(),
+    });
     tracing::info!("took over the changed mesh file and policies");
 }
