@@ -17,6 +17,7 @@ use watchword_proto::directory::{Directory, Endpoint, Service};
 use watchword_proto::{bundle_to_proto, control, policy_set_to_proto};
 
 use crate::mesh_file;
+use crate::mesh_watch::LoadedMesh;
 use crate::metrics::ControlMetrics;
 
 /// The kinds of snapshots.
@@ -153,6 +154,16 @@ pub struct Told {
     pub partners: Bundle,
 }
 
+impl From<&LoadedMesh> for Told {
+    fn from(loaded: &LoadedMesh) -> Self {
+        Self {
+            policies: loaded.policies.policies.clone(),
+            directory: directory(&loaded.mesh),
+            partners: loaded.partners.clone(),
+        }
+    }
+}
+
 /// Where the newest view is published.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
@@ -232,7 +243,7 @@ impl Snapshots {
 }
 
 /// The directory that a mesh file describes: its endpoints by address.
-pub fn directory(mesh: &mesh_file::MeshFile) -> Directory {
+fn directory(mesh: &mesh_file::MeshFile) -> Directory {
     let services = mesh.services.values().map(service).collect();
     Directory {
         services,
