@@ -63,11 +63,12 @@ pub(crate) fn run(file: &Path) -> ExitCode {
     }
 }
 
-/// Reads the mesh file and all policies, and prints what is wrong.
+/// Reads the mesh file, all policies and trust bundles, and prints what is wrong.
 fn check(file: &Path) -> Option<MeshFile> {
     let mesh = MeshFile::load(file).map_err(print_all).ok()?;
     let policies = mesh.load_policies().map_err(print_all).ok()?;
     policies.warnings.iter().for_each(say::plain);
+    mesh.load_trust_bundles().map_err(print_all).ok()?;
     Some(mesh)
 }
 

@@ -7,6 +7,7 @@
 mod follow;
 mod follow_roots;
 mod listeners;
+mod partners;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +23,6 @@ use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, serve_pages};
 use watchword_identity::{Bundle, SpiffeId, TrustDomain};
 use watchword_mtls::{Credentials, Now};
-use watchword_policy::Policy;
 
 use crate::api::{
     ACCEPT_QUEUE, AdminApi, ControlListener, DiscoveryApi, Doorkeeper, IdentityApi, SocketError, accept_admin,
@@ -32,11 +32,11 @@ use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError, VaultAuthori
 use crate::enrolment::Enrolment;
 use crate::issuer::{Issuer, NewRoots};
 use crate::mesh_file::{AuthorityChoice, MeshFile};
-use crate::mesh_watch::MeshWatch;
+use crate::mesh_watch::{LoadedMesh, MeshWatch};
 use crate::metrics::ControlMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError, control_plane_id};
 use crate::registry::Registry;
-use crate::snapshots::{Snapshots, directory};
+use crate::snapshots::Snapshots;
 use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, write_atomic};
 use crate::store::{FileStore, Records, StoreError};
 use crate::subscribers::Subscribers;
@@ -133,17 +133,18 @@ struct Core {
 }
 
 impl ControlPlane {
-    /// Starts everything that `mesh` describes, with `policies`, which belong
-    /// to it. When this returns, all of it can be called.
+    /// Starts everything that a mesh file describes. When this returns, all of
+    /// it can be called.
     ///
     /// # Errors
     /// See [`RunError`].
-    pub async fn start(mesh: &MeshFile, policies: Vec<Policy>, process: &Process) -> Result<Self, RunError> {
+    pub async fn start(loaded: &LoadedMesh, process: &Process) -> Result<Self, RunError> {
+        let mesh = &loaded.mesh;
         let blocker = process.readiness.blocker("control-plane", "starting");
         let run_folder = mesh.run_dir.clone().unwrap_or_else(|| DEFAULT_RUN_FOLDER.into());
         open_public(&run_folder)?;
         let held = lock(&run_folder, RUN_LOCK)?;
-        let core = Core::build(mesh, policies, process).await?;
+        let core = Core::build(loaded, process).await?;
         let mut parts = JoinSet::new();
         let health = open_health(mesh).await?;
         let health_on = health.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -252,9 +253,9 @@ impl ControlPlane {
         );
     }
 
-    /// Takes over what changes in the mesh file and its policies say of
-    /// services, policies and the registry, while it runs. Connections and
-    /// certificates stay.
+    /// Takes over what changes in the mesh file, its policies and its trust
+    /// bundles say of services, policies, the registry and other trust domains,
+    /// while it runs. Connections and certificates stay.
     pub fn follow(&mut self, watch: MeshWatch, first: MeshFile) {
         let (enrolment, snapshots) = (Arc::clone(&self.enrolment), self.snapshots.clone());
         self.for_ever += 1;
@@ -321,7 +322,8 @@ impl ControlPlane {
 }
 
 impl Core {
-    async fn build(mesh: &MeshFile, policies: Vec<Policy>, process: &Process) -> Result<Self, RunError> {
+    async fn build(loaded: &LoadedMesh, process: &Process) -> Result<Self, RunError> {
+        let mesh = &loaded.mesh;
         let domain = mesh.trust_domain.clone();
         let clock = Arc::clone(&process.clock);
         let metrics = ControlMetrics::new(&process.metrics);
@@ -351,7 +353,8 @@ impl Core {
             issuer: Arc::clone(&issuer),
             clock: Arc::clone(&clock),
         };
-        let snapshots = Snapshots::new(&issuer.bundle(), policies, &directory(mesh), metrics.clone());
+        partners::tell(&Bundle::default(), &loaded.partners, clock.now());
+        let snapshots = Snapshots::new(&issuer.bundle(), loaded.into(), metrics.clone());
         let enrolment = Enrolment {
             registry: ArcSwap::from_pointee(registry(mesh)),
             issuer,
@@ -399,7 +402,8 @@ fn registry(mesh: &MeshFile) -> Registry {
     })
 }
 
-/// The roots, for proxies that are to find out whom they talk to.
+/// The own roots, for proxies that are to find out whom they talk to: no other
+/// trust domain has a say in who is our control plane.
 fn write_bundle(run_folder: &Path, bundle: &Bundle, domain: &TrustDomain) -> Result<(), RunError> {
     let roots = bundle.roots(domain).iter();
     let pem: String = roots.map(|root| crate::pem::certificate(root.certificate())).collect();

@@ -100,19 +100,18 @@ fn run(loaded: LoadedMesh, watch: MeshWatch, die_with_stdin: bool) -> anyhow::Re
             readiness: Readiness::default(),
             shutdown,
         };
-        let LoadedMesh { mesh, policies } = loaded;
-        for service in mesh.services.values().filter(|service| service.run.is_some()) {
+        for service in loaded.mesh.services.values().filter(|service| service.run.is_some()) {
             tracing::warn!(
                 service = service.name,
                 "`run` is for `watchword up`: the control plane starts no programs"
             );
         }
-        let mut plane = match Box::pin(ControlPlane::start(&mesh, policies.policies, &process)).await {
+        let mut plane = match Box::pin(ControlPlane::start(&loaded, &process)).await {
             Ok(plane) => plane,
             Err(RunError::Stopped) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        plane.follow(watch, mesh);
+        plane.follow(watch, loaded.mesh);
         Ok(plane.run().await?)
     })
 }

@@ -5,7 +5,7 @@
 //! far as the folder they are relative to is, and every key of the file was
 //! either understood or reported with its place; what this version does not
 //! support is an error, never ignored. It does not know how a mesh is run, and
-//! reads no file but the mesh file and its policies.
+//! reads no file but the mesh file, its policies and its trust bundles.
 
 mod agreement;
 mod authority;
@@ -14,6 +14,7 @@ mod read;
 mod service;
 mod text_file;
 mod tracing;
+mod trust_bundles;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use spiffe::{SpiffeId, TrustDomain};
+use watchword_identity::Bundle;
 use watchword_policy::diagnostic::Position;
 use watchword_policy::{Diagnostic, MeshContext};
 
@@ -46,6 +48,8 @@ pub struct MeshFile {
     pub certificate_ttl: Duration,
     /// What signs.
     pub authority: AuthorityChoice,
+    /// Other trust domains, each with the PEM file of its roots.
+    pub trust_bundles: BTreeMap<TrustDomain, PathBuf>,
     /// Policy files, and folders of them.
     pub policies: Vec<PathBuf>,
     /// Where sidecars send spans.
@@ -112,7 +116,7 @@ impl MeshFile {
     ///
     /// # Errors
     /// Everything that is wrong in it, with its place; a file that can't be
-    /// read, policies or working directories that are not there.
+    /// read, policies, trust bundles or working directories that are not there.
     pub fn load(path: &Path) -> Result<Self, Vec<Diagnostic>> {
         let (mesh, missing) = Self::load_even_if_missing(path)?;
         if missing.is_empty() { Ok(mesh) } else { Err(missing) }
@@ -154,6 +158,14 @@ impl MeshFile {
         load_policy_files(&self.policies, Some(&self.policy_context()))
     }
 
+    /// Reads the roots of other trust domains.
+    ///
+    /// # Errors
+    /// Everything that is wrong in their files.
+    pub fn load_trust_bundles(&self) -> Result<Bundle, Vec<Diagnostic>> {
+        trust_bundles::load(&self.trust_bundles)
+    }
+
     /// What policies are checked against.
     #[must_use]
     pub fn policy_context(&self) -> MeshContext {
@@ -164,8 +176,11 @@ impl MeshFile {
                 ports.entry(*port).or_default().insert(*protocol);
             }
         }
+        let partners: BTreeSet<TrustDomain> = self.trust_bundles.keys().cloned().collect();
+        let own = std::iter::once(self.trust_domain.clone());
         MeshContext {
-            trust_domains: BTreeSet::from([self.trust_domain.clone()]),
+            trust_domains: own.chain(partners.iter().cloned()).collect(),
+            partners,
             services,
             registry: self.registry.iter().map(|entry| entry.id.clone()).collect(),
         }

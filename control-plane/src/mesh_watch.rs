@@ -1,4 +1,5 @@
-//! The mesh file and its policies as they change while the control plane runs.
+//! The mesh file, its policies and its trust bundles as they change while the
+//! control plane runs.
 //!
 //! Invariants:
 //! - What is handed out is valid as a whole, and was read while nothing moved:
@@ -15,19 +16,22 @@
 
 use std::path::{Path, PathBuf};
 
+use watchword_identity::Bundle;
 use watchword_policy::Diagnostic;
 
 use crate::file_watch::{Seen, see};
 use crate::mesh_file::{LoadedPolicies, MeshFile, watched_files};
 use crate::stillness::Stillness;
 
-/// A mesh with its policies, valid together.
+/// A mesh with its policies and trust bundles, valid together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedMesh {
     /// The file.
     pub mesh: MeshFile,
     /// Its policies.
     pub policies: LoadedPolicies,
+    /// The roots of other trust domains.
+    pub partners: Bundle,
 }
 
 type Outcome = Result<LoadedMesh, Vec<Diagnostic>>;
@@ -44,14 +48,16 @@ pub struct MeshWatch {
 }
 
 /// Where to look.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Files {
     mesh: PathBuf,
+    /// Files and folders.
     policies: Vec<PathBuf>,
+    trust_bundles: Vec<PathBuf>,
 }
 
 impl MeshWatch {
-    /// Loads a mesh file with its policies, and watches them from then on.
+    /// Loads a mesh file with all that it names, and watches it from then on.
     ///
     /// # Errors
     /// Everything that is wrong in them, with file and place.
@@ -59,6 +65,7 @@ impl MeshWatch {
         let mut files = Files {
             mesh: path.to_path_buf(),
             policies: Vec::new(),
+            trust_bundles: Vec::new(),
         };
         let loaded = files.read()?;
         let watch = Self {
@@ -99,7 +106,7 @@ impl MeshWatch {
             (outcome, seen, files)
         });
         let (outcome, seen, files) = read.await.ok()?;
-        let other_files = files.policies != self.files.policies;
+        let other_files = files != self.files;
         self.files = files;
         // Files that are named for the first time were not looked at before.
         if !self.stillness.counts(seen, !other_files) {
@@ -114,21 +121,33 @@ impl MeshWatch {
 }
 
 impl Files {
-    /// Also notes which policies the file names, so that one that is not there
+    /// Also notes which files the mesh file names, so that one that is not there
     /// yet is seen when it comes.
     fn read(&mut self) -> Outcome {
         let (mesh, missing) = MeshFile::load_even_if_missing(&self.mesh)?;
         self.policies.clone_from(&mesh.policies);
+        self.trust_bundles = mesh.trust_bundles.values().cloned().collect();
         if !missing.is_empty() {
             return Err(missing);
         }
-        let policies = mesh.load_policies()?;
-        Ok(LoadedMesh { mesh, policies })
+        match (mesh.load_policies(), mesh.load_trust_bundles()) {
+            (Ok(policies), Ok(partners)) => Ok(LoadedMesh {
+                mesh,
+                policies,
+                partners,
+            }),
+            (policies, partners) => {
+                let mistakes = [policies.err(), partners.err()];
+                Err(mistakes.into_iter().flatten().flatten().collect())
+            }
+        }
     }
 
     fn look(&self) -> Look {
         let policies = watched_files(&self.policies);
-        let named = std::iter::once(&self.mesh).chain(&self.policies);
+        let named = std::iter::once(&self.mesh)
+            .chain(&self.policies)
+            .chain(&self.trust_bundles);
         named.chain(&policies).map(|path| (path.clone(), see(path))).collect()
     }
 }

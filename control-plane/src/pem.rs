@@ -3,9 +3,27 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+
 /// A certificate in PEM, with a line break at the end.
 pub(crate) fn certificate(der: &[u8]) -> String {
     text("CERTIFICATE", der)
+}
+
+/// Checks that `read` are all the certificates that a text seems to hold. Where
+/// files are put together and the first has no line break at its end, as Vault's
+/// command prints it, readers pass over the second one's certificate.
+///
+/// # Errors
+/// How many are lost, and why.
+pub(crate) fn check_all_read(text: &[u8], read: usize) -> Result<(), String> {
+    let begun = String::from_utf8_lossy(text).matches(BEGIN).count();
+    if begun == read {
+        return Ok(());
+    }
+    Err(format!(
+        "only {read} of {begun} certificates can be read: each {BEGIN} must stand at the begin of a line"
+    ))
 }
 
 /// Anything in PEM, with a line break at the end.

@@ -2,7 +2,9 @@
 //! with a version that grows when its content changes.
 //!
 //! Invariants: a view is immutable; versions never go back within a process.
-//! Each subscriber is told only of the policies that protect it.
+//! Each subscriber is told only of the policies that protect it. The bundle is
+//! composed here alone, of the authority's roots and of those of other trust
+//! domains: who changes one of the two never undoes the other.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +17,7 @@ use watchword_proto::directory::{Directory, Endpoint, Service};
 use watchword_proto::{bundle_to_proto, control, policy_set_to_proto};
 
 use crate::mesh_file;
+use crate::mesh_watch::LoadedMesh;
 use crate::metrics::ControlMetrics;
 
 /// The kinds of snapshots.
@@ -72,9 +75,26 @@ impl<T: PartialEq> Numbered<T> {
     }
 }
 
+/// What the bundle is made of. The parts change by different ways, at any time.
+#[derive(Debug, Clone)]
+struct Roots {
+    /// The authority's: the mesh's own trust domain.
+    own: Arc<Bundle>,
+    /// The mesh file's: other trust domains.
+    partners: Arc<Bundle>,
+}
+
+impl Roots {
+    /// Nobody but the authority says whom the mesh's own trust domain trusts.
+    fn composed(&self) -> control::Bundle {
+        bundle_to_proto(&self.own.as_ref().clone().with_others(&self.partners))
+    }
+}
+
 /// Everything that is to be told, at one moment.
 #[derive(Debug, Clone)]
 pub struct View {
+    roots: Roots,
     bundle: Numbered<control::Bundle>,
     policies: Numbered<Vec<Policy>>,
     directory: Numbered<control::Directory>,
@@ -95,6 +115,16 @@ impl View {
         (&self.bundle.content, self.bundle.version)
     }
 
+    /// The roots of other trust domains that are a part of the bundle.
+    pub fn partners(&self) -> &Bundle {
+        &self.roots.partners
+    }
+
+    fn change_roots(&mut self, change: impl FnOnce(&mut Roots)) {
+        change(&mut self.roots);
+        self.bundle = self.bundle.followed_by(self.roots.composed());
+    }
+
     /// What one subscriber is told of one kind.
     pub fn resource(&self, kind: Kind, subscriber: &SpiffeId) -> control::snapshot_update::Resource {
         use control::snapshot_update::Resource;
@@ -113,6 +143,27 @@ impl View {
     }
 }
 
+/// What the mesh file, its policies and its trust bundles have to tell.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Who may call.
+    pub policies: Vec<Policy>,
+    /// Who lives where.
+    pub directory: Directory,
+    /// The roots of other trust domains.
+    pub partners: Bundle,
+}
+
+impl From<&LoadedMesh> for Told {
+    fn from(loaded: &LoadedMesh) -> Self {
+        Self {
+            policies: loaded.policies.policies.clone(),
+            directory: directory(&loaded.mesh),
+            partners: loaded.partners.clone(),
+        }
+    }
+}
+
 /// Where the newest view is published.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
@@ -121,12 +172,17 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// With a first view.
-    pub fn new(bundle: &Bundle, policies: Vec<Policy>, directory: &Directory, metrics: ControlMetrics) -> Self {
+    /// With a first view: the authority's roots, and what the mesh file says.
+    pub fn new(own: &Bundle, told: Told, metrics: ControlMetrics) -> Self {
+        let roots = Roots {
+            own: Arc::new(own.clone()),
+            partners: Arc::new(told.partners),
+        };
         let view = View {
-            bundle: Numbered::first(bundle_to_proto(bundle)),
-            policies: Numbered::first(policies),
-            directory: Numbered::first(directory.into()),
+            bundle: Numbered::first(roots.composed()),
+            roots,
+            policies: Numbered::first(told.policies),
+            directory: Numbered::first((&told.directory).into()),
         };
         let snapshots = Self {
             view: watch::Sender::new(Arc::new(view)),
@@ -146,17 +202,20 @@ impl Snapshots {
         self.view.subscribe()
     }
 
-    /// Publishes policies and directory, where they have changed.
-    pub fn publish_mesh(&self, policies: Vec<Policy>, directory: &Directory) {
+    /// Publishes what the mesh file says, where it has changed. The authority's
+    /// roots stay.
+    pub fn publish_mesh(&self, told: Told) {
         self.change(|view| {
-            view.policies = view.policies.followed_by(policies);
-            view.directory = view.directory.followed_by(directory.into());
+            view.change_roots(|roots| roots.partners = Arc::new(told.partners));
+            view.policies = view.policies.followed_by(told.policies);
+            view.directory = view.directory.followed_by((&told.directory).into());
         });
     }
 
-    /// Publishes a bundle, where it has changed. Returns its version.
-    pub fn publish_bundle(&self, bundle: &Bundle) -> u64 {
-        self.change(|view| view.bundle = view.bundle.followed_by(bundle_to_proto(bundle)));
+    /// Publishes the authority's roots, where they have changed. Those of other
+    /// trust domains stay. Returns the bundle's version.
+    pub fn publish_own_roots(&self, own: &Bundle) -> u64 {
+        self.change(|view| view.change_roots(|roots| roots.own = Arc::new(own.clone())));
         self.current().version(Kind::Bundle)
     }
 
@@ -184,7 +243,7 @@ impl Snapshots {
 }
 
 /// The directory that a mesh file describes: its endpoints by address.
-pub fn directory(mesh: &mesh_file::MeshFile) -> Directory {
+fn directory(mesh: &mesh_file::MeshFile) -> Directory {
     let services = mesh.services.values().map(service).collect();
     Directory {
         services,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DistinguishedName, IsCa, KeyPair, SanType};
 use watchword_identity::{SpiffeId, TrustDomain};
 
 use crate::csr::Csr;
@@ -31,6 +31,13 @@ pub(crate) fn request(path: &str, key: &KeyPair) -> Csr {
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![uri(&id(path).to_string())];
     Csr::from_der(params.serialize_request(key).unwrap().der()).unwrap()
+}
+
+/// A new root.
+pub(crate) fn root() -> Certificate {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.self_signed(&key()).unwrap()
 }
 
 pub(crate) fn key() -> KeyPair {

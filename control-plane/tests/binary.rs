@@ -154,16 +154,46 @@ fn a_changed_policy_is_taken_over_and_a_mistake_is_not() {
     ends_well(child, log);
 }
 
+fn root() -> String {
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    root.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+#[test]
+fn a_bad_trust_bundle_keeps_it_from_starting_and_later_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_mesh(folder.path());
+    let mesh = folder.path().join("mesh.yaml");
+    let text = std::fs::read_to_string(&mesh).unwrap();
+    std::fs::write(&mesh, format!("{text}trustBundles: {{partner.example: partner.pem}}\n")).unwrap();
+    let pem = folder.path().join("partner.pem");
+    std::fs::write(&pem, "nothing").unwrap();
+    let ran = program().args(["run", "--config"]).arg(&mesh).output().unwrap();
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("partner.pem:1:1: error: this can't be the trust bundle"),
+        "{said}"
+    );
+    assert!(!folder.path().join("state").exists(), "nothing was started");
+    std::fs::write(&pem, root()).unwrap();
+    let (mut child, mut log) = start(folder.path());
+    std::fs::write(&pem, "nothing").unwrap();
+    let said = wait_for(&mut log, "partner.pem:1:1");
+    assert!(said.contains("what was good before stays in force"), "{said}");
+    std::fs::write(&pem, root()).unwrap();
+    wait_for(&mut log, "roots of another trust domain are in force");
+    drop(child.stdin.take());
+    ends_well(child, log);
+}
+
 /// Where Vault should be nobody listens: it waits, says so, and can be stopped.
 #[test]
 fn run_waits_for_an_authority_that_is_away_and_says_so_where_health_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     write_mesh(folder.path());
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut root = rcgen::CertificateParams::default();
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = root.self_signed(&key).unwrap();
-    std::fs::write(folder.path().join("root.pem"), root.pem()).unwrap();
+    std::fs::write(folder.path().join("root.pem"), root()).unwrap();
     std::fs::write(folder.path().join("token"), "a-token").unwrap();
     let port = || {
         std::net::TcpListener::bind("127.0.0.1:0")

@@ -20,6 +20,8 @@ fn the_example_is_read_whole() {
     assert_eq!(mesh.registry.len(), 1);
     assert_eq!(mesh.mesh_ranges.len(), 4);
     assert_eq!(mesh.policies, [Path::new("/etc/watchword/policies")]);
+    let bundles: Vec<_> = mesh.trust_bundles.values().collect();
+    assert_eq!(bundles, [Path::new("/etc/watchword/partner.pem")]);
     assert_eq!(mesh.state_dir.as_deref(), Some(Path::new("/var/lib/watchword")));
     assert_eq!(mesh.run_dir.as_deref(), Some(Path::new("/run/watchword")));
     assert!(mesh.listen.is_some() && mesh.health_listen.is_some());

@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) certificate_ttl_seconds: u64,
     /// What signs, as the mesh file says it.
     pub(crate) authority: serde_json::Value,
+    /// Other trust domains, each with the file of its roots, absolute.
+    pub(crate) trust_bundles: BTreeMap<String, PathBuf>,
     /// Policy files and folders, absolute.
     pub(crate) policies: Vec<PathBuf>,
     /// Where sidecars send spans, as their file says it.
@@ -218,6 +220,7 @@ impl Plan {
             ipv6: machine.ipv6,
             certificate_ttl_seconds: mesh.certificate_ttl.as_secs(),
             authority: mesh.authority.to_json(),
+            trust_bundles: trust_bundles(mesh),
             policies: mesh.policies.clone(),
             tracing: mesh.tracing.as_ref().map(Tracing::to_json),
             workload_folder: machine.workload_folder,
@@ -279,6 +282,13 @@ fn key_of_a_daemon(mesh: &MeshFile) -> Option<&'static str> {
         ("meshRanges", !mesh.mesh_ranges.is_empty()),
     ];
     keys.into_iter().find_map(|(key, given)| given.then_some(key))
+}
+
+fn trust_bundles(mesh: &MeshFile) -> BTreeMap<String, PathBuf> {
+    let files = mesh.trust_bundles.iter();
+    files
+        .map(|(domain, file)| (domain.as_str().to_owned(), file.clone()))
+        .collect()
 }
 
 impl Replica {

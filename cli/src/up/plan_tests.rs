@@ -40,3 +40,15 @@ fn spans_leave_a_sidecars_network_by_unix_socket_alone() {
         "{refused}"
     );
 }
+
+#[test]
+fn the_control_plane_gets_other_trust_domains_with_whole_paths() {
+    let plan = plan("trustBundles: {partner.example: keys/partner.pem, second.example: /etc/second.pem}").unwrap();
+    let text = super::render::control_plane(&plan).to_string();
+    let read = MeshFile::parse("control-plane.yaml", &text, Path::new("/elsewhere")).unwrap();
+    let files: Vec<_> = read.trust_bundles.values().collect();
+    assert_eq!(
+        files,
+        [Path::new("/home/me/keys/partner.pem"), Path::new("/etc/second.pem")]
+    );
+}

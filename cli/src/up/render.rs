@@ -73,6 +73,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
         "trustDomain": plan.trust_domain,
         "certificates": {"ttl": format!("{}s", plan.certificate_ttl_seconds)},
         "authority": plan.authority,
+        "trustBundles": plan.trust_bundles,
         "policies": plan.policies,
         "meshRanges": addresses::mesh_ranges(plan.ipv6),
         "stateDir": plan.folder.join("state"),

@@ -47,6 +47,7 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         ipv6,
         certificate_ttl_seconds: 90,
         authority: "embedded".into(),
+        trust_bundles: BTreeMap::from([("partner.example".to_owned(), PathBuf::from("/home/me/partner.pem"))]),
         policies: vec![PathBuf::from("/home/me/policies")],
         tracing: None,
         workload_folder: PathBuf::from("/run/watchword"),
@@ -128,6 +129,10 @@ fn the_control_plane_knows_every_endpoint_and_no_secret() {
     assert_eq!(
         value["registry"],
         serde_json::json!([{"id": "spiffe://example.org/batch"}])
+    );
+    assert_eq!(
+        value["trustBundles"],
+        serde_json::json!({"partner.example": "/home/me/partner.pem"})
     );
     assert_eq!(value["runDir"], "/run/watchword/shop");
     assert_eq!(value["stateDir"], "/run/watchword/shop/state");

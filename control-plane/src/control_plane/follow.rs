@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use super::registry;
+use super::{partners, registry};
 use crate::enrolment::Enrolment;
 use crate::mesh_file::MeshFile;
 use crate::mesh_watch::{LoadedMesh, MeshWatch};
-use crate::snapshots::{Snapshots, directory};
+use crate::snapshots::Snapshots;
 
 /// Mistakes of one file that go to the log.
 const MISTAKES_SHOWN: usize = 20;
@@ -17,18 +17,18 @@ const MISTAKES_SHOWN: usize = 20;
 pub(super) async fn follow(mut watch: MeshWatch, first: MeshFile, enrolment: Arc<Enrolment>, snapshots: Snapshots) {
     loop {
         match watch.changed().await {
-            Ok(loaded) => apply(&enrolment, &snapshots, &first, loaded),
+            Ok(loaded) => apply(&enrolment, &snapshots, &first, &loaded),
             Err(mistakes) => {
                 for mistake in mistakes.iter().take(MISTAKES_SHOWN) {
-                    tracing::error!(%mistake, "the mesh file or its policies have a mistake; what was good before stays in force");
+                    tracing::error!(%mistake, "the mesh file, its policies or its trust bundles have a mistake; what was good before stays in force");
                 }
             }
         }
     }
 }
 
-fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded: LoadedMesh) {
-    let LoadedMesh { mesh, policies } = loaded;
+fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded: &LoadedMesh) {
+    let mesh = &loaded.mesh;
     if mesh.trust_domain != first.trust_domain {
         tracing::error!(
             "the mesh file has another trustDomain: nothing of it is taken over; restart the control plane"
@@ -46,10 +46,11 @@ fn apply(enrolment: &Enrolment, snapshots: &Snapshots, first: &MeshFile, loaded:
             "authority, certificates, folders and addresses of the mesh file are taken over by a restart only"
         );
     }
-    for warning in &policies.warnings {
+    for warning in &loaded.policies.warnings {
         tracing::warn!(%warning, "a policy looks wrong");
     }
-    enrolment.registry.store(Arc::new(registry(&mesh)));
-    snapshots.publish_mesh(policies.policies, &directory(&mesh));
+    enrolment.registry.store(Arc::new(registry(mesh)));
+    partners::tell(snapshots.current().partners(), &loaded.partners, enrolment.clock.now());
+    snapshots.publish_mesh(loaded.into());
     tracing::info!("took over the changed mesh file and policies");
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a bad file changes nothing and is told once; neither does one
 //! that the control plane's own certificate could not stand on. Those who are
-//! to verify a new root's leaves know it before the authority goes by it.
+//! to verify a new root's leaves know it before the authority goes by it. Roots
+//! of other trust domains are none of its business: `snapshots` puts them beside.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl RootFollower {
             return self.write(next);
         }
         self.stand_on(next).await?;
-        let version = self.snapshots.publish_bundle(next);
+        let version = self.snapshots.publish_own_roots(next);
         self.new_roots.announce(domain, &before, next, version);
         self.roots.put_in_force(next.clone());
         let (roots, count) = (next.roots(domain), before.roots(domain));

@@ -10,7 +10,7 @@ use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node, Value};
 
 use super::agreement::{self, PlacedService};
-use super::{MeshFile, RegistryEntry, authority, service, tracing, values};
+use super::{MeshFile, RegistryEntry, authority, service, tracing, trust_bundles, values};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
 const KEYS: &[&str] = &[
@@ -89,6 +89,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         .and_then(|node| values::trust_domain(node, report));
     let certificate_ttl = read_ttl(&fields, report);
     let authority = authority::read(&fields, base, paths, report);
+    let trust_bundles = trust_bundles::read(&fields, trust_domain.as_ref(), base, paths, report);
     let policies = read_policies(&fields, base, paths, report);
     let tracing = optional(&fields, "tracing", report, |node, report| {
         tracing::read(node, base, report)
@@ -109,6 +110,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         trust_domain: trust_domain?,
         certificate_ttl: certificate_ttl?,
         authority: authority?,
+        trust_bundles: trust_bundles?,
         policies: policies?,
         tracing: tracing?,
         services: collect_services(services?, paths),
@@ -226,8 +228,6 @@ fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
     );
     let instead = "only what is a service of the mesh can be reached: use `deny`";
     choice(fields, "egressMode", &["deny", "audit", "allow"], instead, report);
-    let instead = "leave it out: only workloads of the mesh's own trust domain can call";
-    empty_only(fields, "trustBundles", instead, report);
     let instead = "leave it out, and make what has to be reached a service of the mesh";
     empty_only(fields, "egress", instead, report);
 }

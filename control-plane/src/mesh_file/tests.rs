@@ -8,9 +8,10 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, proptest};
 use proptest::sample::select;
-use spiffe::SpiffeId;
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{AuthorityChoice, CertificateFiles, MeshFile, Protocol, VaultAuth, VaultSettings};
+use crate::testing::{key, root};
 
 const FULL: &str = "\
 name: shop
@@ -18,7 +19,7 @@ trustDomain: example.org
 mode: strict
 certificates: {ttl: 1h30m}
 authority: embedded
-trustBundles: {}
+trustBundles: {partner.example: keys/partner.pem, second.example: /etc/second.pem}
 policies: [policies, /etc/more.yaml]
 egressMode: deny
 egress: []
@@ -73,6 +74,12 @@ fn a_full_mesh_file_is_read_whole() {
     assert_eq!(mesh.trust_domain.as_str(), "example.org");
     assert_eq!(mesh.certificate_ttl, Duration::from_secs(5400));
     assert_eq!(mesh.policies, [Path::new("/m/policies"), Path::new("/etc/more.yaml")]);
+    let partners = [
+        ("partner.example", "/m/keys/partner.pem"),
+        ("second.example", "/etc/second.pem"),
+    ];
+    let partners = partners.map(|(domain, file)| (TrustDomain::new(domain).unwrap(), PathBuf::from(file)));
+    assert_eq!(mesh.trust_bundles, BTreeMap::from(partners));
     let web = &mesh.services["web"];
     assert_eq!((web.name.as_str(), &web.id), ("web", &id("spiffe://example.org/web")));
     let words = ["python3", "-m", "http.server", "8080", "1.10"].map(str::to_owned);
@@ -160,10 +167,6 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
         (
             "mode: permissive",
             "2:7: error: `mode: permissive` is not supported by this version yet: every service",
-        ),
-        (
-            "trustBundles: {p.example: p.pem}",
-            "2:1: error: `trustBundles` is not supported by this version yet",
         ),
         (
             "egressMode: allow",
@@ -496,6 +499,173 @@ fn what_is_not_there_is_told_where_it_is_named() {
     assert!(found[0].message.contains("not a regular file"), "{}", found[0]);
     fs::write(&file, [0xff, 0xfe]).unwrap();
     assert!(MeshFile::load(&file).unwrap_err()[0].message.contains("not UTF-8"));
+}
+
+#[test]
+fn mistakes_about_other_trust_domains_are_told_where_they_stand() {
+    let cases = [
+        (
+            "[p.pem]",
+            "2:15: error: expected other trust domains, each with the file of its roots (a mapping), found a list",
+        ),
+        (
+            "{td: own.pem}",
+            "2:16: error: this is the mesh's own `trustDomain`, whose roots the authority says: leave it out here",
+        ),
+        (
+            "{Partner.example: p.pem}",
+            "2:16: error: expected a trust domain in lower case, such as example.org, found \"Partner.example\"",
+        ),
+        (
+            "{spiffe://partner.example: p.pem}",
+            "2:16: error: expected a trust domain in lower case",
+        ),
+        ("{p.example: ''}", "2:27: error: expected a path, found"),
+        ("{p.example: [p.pem]}", "2:27: error: expected a path, found a list"),
+        ("{p.example: ~}", "2:27: error: expected a path, found nothing"),
+        (
+            "{p.example: a.pem, p.example: b.pem}",
+            "2:34: error: `p.example` is given twice, first on line 2: keep one",
+        ),
+    ];
+    for (bundles, expected) in cases {
+        let found = error(&format!("trustBundles: {bundles}\nservices: {{}}\n"));
+        assert!(found.starts_with(expected), "{found}\nexpected {expected}");
+    }
+    let many: Vec<String> = (0..33).map(|number| format!("p{number}: p.pem")).collect();
+    let found = error(&format!("trustBundles: {{{}}}\nservices: {{}}\n", many.join(", ")));
+    assert!(
+        found.starts_with("2:15: error: 33 other trust domains are more than 32"),
+        "{found}"
+    );
+}
+
+/// A mesh that knows `partner.example` by this file.
+fn with_partner(pem: impl AsRef<[u8]>) -> (tempfile::TempDir, MeshFile) {
+    let folder = folder(&[]);
+    fs::write(folder.path().join("partner.pem"), pem).unwrap();
+    let path = folder.path().join("mesh.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}trustBundles: {{partner.example: partner.pem}}\n")).unwrap();
+    let mesh = load(&folder);
+    (folder, mesh)
+}
+
+#[test]
+fn other_trust_domains_have_the_roots_of_their_files() {
+    let (first, second) = (root().pem(), root().pem());
+    let (_folder, mesh) = with_partner(format!("# Two of them.\n{first}{second}"));
+    let bundle = mesh.load_trust_bundles().unwrap();
+    assert_eq!(bundle.iter().count(), 1);
+    assert_eq!(bundle.roots(&TrustDomain::new("partner.example").unwrap()).len(), 2);
+    let (_folder, mesh) = with_partner(first.replace('\n', "\r\n"));
+    assert!(mesh.load_trust_bundles().is_ok());
+    assert!(
+        parse("trustDomain: td\nservices: {}\n")
+            .unwrap()
+            .load_trust_bundles()
+            .unwrap()
+            .iter()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_bad_trust_bundle_is_named_with_what_to_do() {
+    let good = root().pem();
+    let leaf = rcgen::CertificateParams::default().self_signed(&key()).unwrap().pem();
+    let many: String = (0..33).map(|_| good.as_str()).collect();
+    let cases: [(Vec<u8>, &str); 9] = [
+        (Vec::new(), "has no root"),
+        ("no PEM at all".into(), "has no root"),
+        (root().der().to_vec(), "has no root"),
+        (key().serialize_pem().into(), "has no root"),
+        (leaf.into(), "is not a CA certificate"),
+        (
+            [good.trim(), &good].concat().into(),
+            "only 1 of 2 certificates can be read",
+        ),
+        (
+            good.replace("CERTIFICATE-----\nMI", "CERTIFICATE-----\nMM").into(),
+            "cannot be read",
+        ),
+        (many.into(), "has more than 32 roots"),
+        (
+            [good.as_str(), &" ".repeat(64 << 10)].concat().into(),
+            "is larger than 64 KiB",
+        ),
+    ];
+    for (pem, expected) in cases {
+        let (folder, mesh) = with_partner(&pem);
+        let found = mesh.load_trust_bundles().unwrap_err();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = found[0].to_string();
+        let file = folder.path().join("partner.pem");
+        let begin = format!(
+            "{}:1:1: error: this can't be the trust bundle of partner.example: ",
+            file.display()
+        );
+        assert!(
+            found.starts_with(&begin) && found.contains(expected),
+            "{found}\nexpected {expected}"
+        );
+        assert!(
+            found.ends_with("put that trust domain's root certificates into it, as PEM"),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn a_trust_bundle_that_is_no_file_is_told_where_it_is_named() {
+    let (folder, mesh) = with_partner("");
+    let path = folder.path().join("partner.pem");
+    fs::remove_file(&path).unwrap();
+    let found = MeshFile::load(&folder.path().join("mesh.yaml")).unwrap_err();
+    assert_eq!((found.len(), found[0].line, found[0].column), (1, 5, 33), "{found:?}");
+    assert!(found[0].message.contains("partner.pem` can't be found"), "{}", found[0]);
+    fs::create_dir(&path).unwrap();
+    let found = mesh.load_trust_bundles().unwrap_err();
+    assert!(
+        found[0]
+            .to_string()
+            .contains("partner.pem:1:1: error: the file can't be read"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn policies_may_name_callers_of_other_trust_domains_and_no_services_there() {
+    let (folder, mesh) = with_partner(root().pem());
+    let policies = |service: &str, from: &str| {
+        let text = format!("name: p\nservice: {service}\nallow: [{{from: [{from}]}}]\n");
+        fs::write(folder.path().join("policies/p.yaml"), text).unwrap();
+        let checked = mesh.load_policies().map(|loaded| loaded.warnings);
+        let found = checked.unwrap_or_else(|found| found);
+        found.iter().map(ToString::to_string).collect::<String>()
+    };
+    assert_eq!(policies("spiffe://td/a", "spiffe://partner.example/x"), "");
+    let found = policies("spiffe://td/a", "spiffe://second.example/x");
+    assert!(
+        found.contains("lies outside of the trust domains of the mesh: expected partner.example, td"),
+        "{found}"
+    );
+    let found = policies("spiffe://partner.example/a", "spiffe://td/a");
+    assert!(found.contains("no service of the mesh has the ID"), "{found}");
+    let more = "trustBundles: {other: p.pem}\n";
+    let found = error(&format!(
+        "{more}services: {{a: {{id: spiffe://other/a, endpoints: []}}}}\n"
+    ));
+    assert!(
+        found.contains("lies outside of the trust domain: expected spiffe://td/"),
+        "{found}"
+    );
+    let found = error(&format!("{more}services: {{}}\nregistry: [{{id: spiffe://other/a}}]\n"));
+    assert!(
+        found.contains("lies outside of the trust domain: expected spiffe://td/"),
+        "{found}"
+    );
 }
 
 fn any_yaml() -> impl Strategy<Value = String> {

@@ -1,7 +1,7 @@
 //! Reads a file that a person wrote, with a bound on its size.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use watchword_policy::Diagnostic;
@@ -14,19 +14,27 @@ use watchword_policy::document::{MAX_FILE_BYTES, too_large};
 /// It is not there, not readable, not a file, not UTF-8, or too large.
 pub fn read(path: &Path) -> Result<String, Diagnostic> {
     let name = path.display().to_string();
-    let unreadable = |why: String| Diagnostic::error(&name, Position::START, format!("the file can't be read: {why}"));
+    let bytes = read_bytes(path, MAX_FILE_BYTES)?.ok_or_else(|| too_large(&name))?;
+    String::from_utf8(bytes).map_err(|_| unreadable(&name, "it is not UTF-8 text"))
+}
+
+/// The bytes of a file; nothing if it has more than `most`.
+///
+/// # Errors
+/// It is not there, not readable, or not a file.
+pub(super) fn read_bytes(path: &Path, most: u64) -> Result<Option<Vec<u8>>, Diagnostic> {
+    let name = path.display().to_string();
+    let failed = |error: io::Error| unreadable(&name, &error.to_string());
     // Opening a FIFO would wait for its writer for ever.
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(unreadable("it is not a regular file".to_owned()));
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(unreadable(&name, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(error.to_string()))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(too_large(&name));
-    }
-    String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))
+    let file = File::open(path).map_err(failed)?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
+fn unreadable(name: &str, why: &str) -> Diagnostic {
+    Diagnostic::error(name, Position::START, format!("the file can't be read: {why}"))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::stillness::{LOOK_AGAIN, STANDS_STILL};
+use crate::testing::root;
 
 const MESH: &str =
     "trustDomain: example.org\npolicies: [policies]\nservices: {web: {ports: {80: http}, endpoints: []}}\n";
@@ -301,5 +302,67 @@ async fn changed_rights_are_a_change() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     // Root reads it all the same, so it is the look that shows it.
     assert_ne!(watch.files.look(), before);
+    nothing_new(&mut watch).await;
+}
+
+/// How many roots each of the other trust domains has.
+fn partners(loaded: &LoadedMesh) -> Vec<(String, usize)> {
+    let partners = loaded.partners.iter();
+    partners
+        .map(|(domain, roots)| (domain.to_string(), roots.len()))
+        .collect()
+}
+
+fn partner(name: &str, roots: usize) -> Vec<(String, usize)> {
+    vec![(name.to_owned(), roots)]
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_bundles_are_followed_and_a_bad_one_is_told_once() {
+    let (folder, mut watch) = begin().await;
+    let folder = folder.path();
+    let (first, second) = (root().pem(), root().pem());
+    // Named before it is there.
+    replace(
+        folder,
+        "mesh.yaml",
+        &format!("{MESH}trustBundles: {{partner.example: partner.pem}}\n"),
+    );
+    let told = mistakes(&mut watch).await;
+    assert!(
+        told[0].contains("mesh.yaml:4:33: error:") && told[0].contains("partner.pem` can't be found"),
+        "{told:?}"
+    );
+    replace(folder, "partner.pem", &first);
+    assert_eq!(
+        partners(&outcome(&mut watch).await.unwrap()),
+        partner("partner.example", 1)
+    );
+    replace(folder, "partner.pem", &format!("{first}{second}"));
+    assert_eq!(
+        partners(&outcome(&mut watch).await.unwrap()),
+        partner("partner.example", 2)
+    );
+    replace(folder, "partner.pem", "-----BEGIN CERTIFICATE-----");
+    let told = mistakes(&mut watch).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("partner.pem:1:1: error:") && told[0].contains("put that trust domain's root"),
+        "{told:?}"
+    );
+    nothing_new(&mut watch).await;
+    // Mistakes of policies do not hide behind it.
+    replace(folder, "policies/a.yaml", "name: [");
+    assert_eq!(mistakes(&mut watch).await.len(), 2);
+    replace(folder, "policies/a.yaml", &policy("two"));
+    assert_eq!(mistakes(&mut watch).await.len(), 1);
+    replace(folder, "partner.pem", &second);
+    let loaded = outcome(&mut watch).await.unwrap();
+    assert_eq!(partners(&loaded), partner("partner.example", 1));
+    assert_eq!(names_of(loaded), ["two"]);
+    fs::remove_file(folder.join("partner.pem")).unwrap();
+    mistakes(&mut watch).await;
+    replace(folder, "mesh.yaml", MESH);
+    assert_eq!(partners(&outcome(&mut watch).await.unwrap()), []);
     nothing_new(&mut watch).await;
 }

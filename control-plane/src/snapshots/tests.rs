@@ -2,19 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use watchword_daemon::Metrics;
-use watchword_identity::Root;
+use watchword_identity::TrustDomain;
 use watchword_policy::{Requests, Rule};
 use watchword_proto::control::snapshot_update::Resource;
 
 use super::*;
-use crate::testing::{domain, id};
+use crate::testing::id;
 
-pub(crate) fn bundle() -> Bundle {
-    let mut params = rcgen::CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = params.self_signed(&crate::testing::key()).unwrap();
-    let root = Root::from_der(root.der().clone()).unwrap();
-    Bundle::new(domain(), vec![root.certificate().clone()]).unwrap()
+/// Of one trust domain, with a new root.
+fn bundle_of(domain: &str) -> Bundle {
+    let pem = crate::testing::root().pem();
+    Bundle::from_pem(TrustDomain::new(domain).unwrap(), pem.as_bytes()).unwrap()
+}
+
+fn bundle() -> Bundle {
+    bundle_of("example.org")
 }
 
 pub(crate) fn policy(name: &str, service: &str) -> Policy {
@@ -35,7 +37,14 @@ pub(crate) fn policy(name: &str, service: &str) -> Policy {
 
 pub(crate) fn snapshots(policies: Vec<Policy>) -> Snapshots {
     let metrics = ControlMetrics::new(&Metrics::new().unwrap());
-    Snapshots::new(&bundle(), policies, &Directory::default(), metrics)
+    Snapshots::new(&bundle(), told(policies), metrics)
+}
+
+fn told(policies: Vec<Policy>) -> Told {
+    Told {
+        policies,
+        ..Told::default()
+    }
 }
 
 fn versions(snapshots: &Snapshots) -> [u64; 3] {
@@ -71,14 +80,64 @@ fn a_version_grows_only_when_its_content_changes() {
     assert_eq!(versions(&snapshots), [1, 1, 1]);
     let mut news = snapshots.subscribe();
     news.borrow_and_update();
-    snapshots.publish_mesh(
-        vec![policy("orders", "spiffe://example.org/orders")],
-        &Directory::default(),
-    );
+    snapshots.publish_mesh(told(vec![policy("orders", "spiffe://example.org/orders")]));
     assert!(!news.has_changed().unwrap());
-    snapshots.publish_mesh(Vec::new(), &Directory::default());
+    snapshots.publish_mesh(told(Vec::new()));
     assert!(news.has_changed().unwrap());
     assert_eq!(versions(&snapshots), [1, 2, 1]);
-    snapshots.publish_bundle(&bundle());
+    assert_eq!(snapshots.publish_own_roots(&bundle()), 2);
     assert_eq!(versions(&snapshots), [2, 2, 1]);
+}
+
+/// What proxies are told, read as they do.
+fn published(snapshots: &Snapshots) -> (Bundle, u64) {
+    let view = snapshots.current();
+    let (bundle, version) = view.bundle();
+    (watchword_proto::bundle_from_proto(bundle.clone()).unwrap(), version)
+}
+
+fn with(partners: &Bundle) -> Told {
+    Told {
+        partners: partners.clone(),
+        ..Told::default()
+    }
+}
+
+#[test]
+fn own_and_other_roots_change_in_any_order_and_neither_undoes_the_other() {
+    let (own, next) = (bundle(), bundle());
+    let (partner, renewed) = (bundle_of("partner.example"), bundle_of("partner.example"));
+    let two = partner.clone().with_others(&bundle_of("second.example"));
+    let begin = || {
+        let metrics = ControlMetrics::new(&Metrics::new().unwrap());
+        Snapshots::new(&own, with(&partner), metrics)
+    };
+    let snapshots = begin();
+    assert_eq!(published(&snapshots), (own.clone().with_others(&partner), 1));
+    snapshots.publish_mesh(with(&renewed));
+    assert_eq!(published(&snapshots), (own.clone().with_others(&renewed), 2));
+    assert_eq!(snapshots.publish_own_roots(&next), 3);
+    assert_eq!(published(&snapshots), (next.clone().with_others(&renewed), 3));
+    let snapshots = begin();
+    assert_eq!(snapshots.publish_own_roots(&next), 2);
+    snapshots.publish_mesh(with(&two));
+    assert_eq!(published(&snapshots), (next.clone().with_others(&two), 3));
+    snapshots.publish_mesh(with(&two));
+    assert_eq!(published(&snapshots).1, 3, "no news");
+    snapshots.publish_mesh(with(&Bundle::default()));
+    assert_eq!(published(&snapshots), (next.clone(), 4));
+    assert_eq!(snapshots.publish_own_roots(&own), 5);
+    assert_eq!(published(&snapshots), (own.clone(), 5));
+    assert_eq!(snapshots.current().partners(), &Bundle::default());
+}
+
+#[test]
+fn nobody_but_the_authority_says_what_the_own_trust_domain_trusts() {
+    let (own, next, foreign) = (bundle(), bundle(), bundle());
+    let metrics = ControlMetrics::new(&Metrics::new().unwrap());
+    let snapshots = Snapshots::new(&own, with(&foreign), metrics);
+    assert_eq!(published(&snapshots), (own, 1));
+    snapshots.publish_own_roots(&next);
+    snapshots.publish_mesh(with(&foreign));
+    assert_eq!(published(&snapshots), (next, 2));
 }

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use watchword_proto::directory::Directory;
 
 use super::*;
-use crate::snapshots::Snapshots;
 use crate::snapshots::tests::{policy, snapshots};
+use crate::snapshots::{Snapshots, Told};
 use crate::testing::id;
 
 const OURS: &str = "spiffe://example.org/orders";
@@ -31,7 +30,10 @@ impl Side {
 
     fn publish(&self, policies: &[(&str, &str)]) {
         let policies = policies.iter().map(|(name, service)| policy(name, service)).collect();
-        self.snapshots.publish_mesh(policies, &Directory::default());
+        self.snapshots.publish_mesh(Told {
+            policies,
+            ..Told::default()
+        });
     }
 
     fn ack(&mut self, nonce: &str) -> Result<Kind, UnknownNonce> {

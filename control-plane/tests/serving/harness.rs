@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
-use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
-use watchword_control_plane::{ControlPlane, Process, RunError};
+use watchword_control_plane::mesh_file::{AuthorityChoice, LoadedPolicies, MeshFile};
+use watchword_control_plane::{ControlPlane, LoadedMesh, MeshWatch, Process, RunError};
 use watchword_daemon::{Clock, ManualClock, Metrics, Readiness, Shutdown, SystemClock};
 use watchword_identity::{Bundle, SpiffeId, Svid, TrustDomain};
 use watchword_mtls::{ControlClient, Credentials, Now};
@@ -74,7 +74,11 @@ impl Place {
     }
 
     pub(crate) fn mesh(&self) -> MeshFile {
-        let mut mesh = MeshFile::parse("mesh.yaml", MESH, Path::new("/")).unwrap();
+        self.placed(MeshFile::parse("mesh.yaml", MESH, Path::new("/")).unwrap())
+    }
+
+    /// With its folders here.
+    pub(crate) fn placed(&self, mut mesh: MeshFile) -> MeshFile {
         mesh.state_dir = Some(self.folder.path().join("state"));
         mesh.run_dir = Some(self.run_folder());
         if let Some(authority) = &self.elsewhere {
@@ -87,6 +91,21 @@ impl Place {
     }
 
     pub(crate) async fn start(&self, policies: Vec<Policy>) -> Result<Plane, RunError> {
+        let policies = LoadedPolicies {
+            policies,
+            warnings: Vec::new(),
+        };
+        let loaded = LoadedMesh {
+            mesh: self.mesh(),
+            policies,
+            partners: Bundle::default(),
+        };
+        self.start_with(loaded, None).await
+    }
+
+    /// With the roots of other trust domains, too. Where there is a watch its
+    /// changes are taken over.
+    pub(crate) async fn start_with(&self, loaded: LoadedMesh, watch: Option<MeshWatch>) -> Result<Plane, RunError> {
         let clock: Arc<dyn Clock> = match self.elsewhere {
             Some(_) => Arc::new(SystemClock),
             None => self.clock.clone(),
@@ -97,7 +116,10 @@ impl Place {
             readiness: Readiness::default(),
             shutdown: Shutdown::default(),
         };
-        let plane = Box::pin(ControlPlane::start(&self.mesh(), policies, &process)).await?;
+        let mut plane = Box::pin(ControlPlane::start(&loaded, &process)).await?;
+        if let Some(watch) = watch {
+            plane.follow(watch, loaded.mesh);
+        }
         assert!(process.readiness.reasons().is_empty());
         Ok(Plane {
             control: plane.control_socket(),

@@ -6,3 +6,4 @@ mod connections;
 mod discovery;
 mod harness;
 mod issuance;
+mod partners;

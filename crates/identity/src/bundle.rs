@@ -134,6 +134,16 @@ impl Bundle {
         Ok(self)
     }
 
+    /// The same with the trust domains of `others` that it does not have: those
+    /// that it has keep their own roots.
+    #[must_use]
+    pub fn with_others(mut self, others: &Self) -> Self {
+        for (domain, roots) in &others.domains {
+            self.domains.entry(domain.clone()).or_insert_with(|| roots.clone());
+        }
+        self
+    }
+
     /// All roots of a trust domain, expired ones too; none for an unknown one.
     pub fn roots(&self, domain: &TrustDomain) -> &[Root] {
         self.domains.get(domain).map_or(&[], Vec::as_slice)

@@ -12,8 +12,7 @@ use arc_swap::ArcSwap;
 use watchword_identity::{Bundle, TrustDomain};
 
 use super::{VaultError, read_file};
-
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+use crate::pem;
 
 /// The file, and the roots of it that are in force.
 #[derive(Debug)]
@@ -69,23 +68,15 @@ impl RootFile {
 }
 
 fn read(path: &Path, domain: &TrustDomain) -> Result<Bundle, VaultError> {
-    let pem = read_file(path)?;
-    let bundle = Bundle::from_pem(domain.clone(), &pem).map_err(|source| VaultError::Root {
+    let text = read_file(path)?;
+    let bundle = Bundle::from_pem(domain.clone(), &text).map_err(|source| VaultError::Root {
         path: path.to_path_buf(),
         source,
     })?;
-    // Files that are put together where the first has no line break at its end,
-    // as Vault's command prints it: readers pass over the second certificate.
-    let begun = String::from_utf8_lossy(&pem).matches(BEGIN).count();
-    let read = bundle.roots(domain).len();
-    if begun != read {
-        return Err(VaultError::File {
-            path: path.to_path_buf(),
-            problem: format!(
-                "only {read} of {begun} certificates can be read: each {BEGIN} must stand at the begin of a line"
-            ),
-        });
-    }
+    pem::check_all_read(&text, bundle.roots(domain).len()).map_err(|problem| VaultError::File {
+        path: path.to_path_buf(),
+        problem,
+    })?;
     Ok(bundle)
 }
 

@@ -16,6 +16,9 @@ use crate::protocol::Protocol;
 pub struct MeshContext {
     /// The trust domains whose workloads can call or be called.
     pub trust_domains: BTreeSet<TrustDomain>,
+    /// Those of them that are other meshes': their workloads can call, and
+    /// nothing is known of which there are.
+    pub partners: BTreeSet<TrustDomain>,
     /// The services, with the ports that they declare and what is spoken there:
     /// one protocol as a rule, several where services share an ID and differ.
     pub services: BTreeMap<SpiffeId, BTreeMap<u16, BTreeSet<Protocol>>>,
@@ -116,6 +119,9 @@ impl<'a> AgainstMesh<'a> {
             return;
         }
         let context = self.context;
+        if context.partners.contains(pattern.trust_domain()) {
+            return;
+        }
         let is_known = match pattern {
             IdPattern::Exact(id) => context.services.contains_key(id) || context.registry.contains(id),
             IdPattern::Prefix(_) => {

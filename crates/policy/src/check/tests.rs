@@ -18,6 +18,7 @@ fn mesh() -> MeshContext {
     };
     MeshContext {
         trust_domains: [TrustDomain::new("td").unwrap()].into(),
+        partners: [].into(),
         services: [
             service("/orders", &[(8080, Protocol::Http), (5432, Protocol::Tcp)]),
             service("/team/a", &[(80, Protocol::Http), (90, Protocol::Grpc)]),
@@ -87,6 +88,33 @@ service: spiffe://elsewhere/orders
         ]
     );
     assert!(findings(&file, None).is_empty(), "unknown without the mesh");
+}
+
+#[test]
+fn partners_call_and_are_never_what_a_policy_protects() {
+    let partner = TrustDomain::new("partner").unwrap();
+    let mut mesh = mesh();
+    mesh.trust_domains.insert(partner.clone());
+    mesh.partners.insert(partner);
+    let text = "\
+name: p
+service: spiffe://td/orders
+allow: [{from: [spiffe://partner/x, spiffe://partner/team/*, spiffe://td/c, spiffe://elsewhere/x]}]
+---
+name: q
+service: spiffe://partner/x
+";
+    assert_eq!(
+        findings(&[parsed("a.yaml", text)], Some(&mesh)),
+        [
+            "a.yaml:3:62: warning: `spiffe://td/c` is no ID of a service or of `registry` in the mesh file: only a \
+             workload with a join token of its own can have it",
+            "a.yaml:3:77: error: `spiffe://elsewhere/x` lies outside of the trust domains of the mesh: expected \
+             partner, td",
+            "a.yaml:6:10: error: no service of the mesh has the ID `spiffe://partner/x`: expected one of \
+             spiffe://td/a, spiffe://td/orders, spiffe://td/team/a, spiffe://td/team/b",
+        ]
+    );
 }
 
 #[test]
