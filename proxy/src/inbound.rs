@@ -154,7 +154,8 @@ async fn shake_hands(
     let _ = watch_peer(&stream);
     // What a port that nobody declared speaks is never asked.
     let foreign = match declared(mesh, ends.dialled) {
-        Ok(Protocol::Http | Protocol::Grpc) => ForeignProtocol::Http2,
+        Ok(Protocol::Http) => ForeignProtocol::Http1,
+        Ok(Protocol::Grpc) => ForeignProtocol::Http2,
         Ok(Protocol::Tcp) | Err(_) => ForeignProtocol::Any,
     };
     let began = Instant::now();

@@ -28,9 +28,9 @@ const HTTP1_ALPN: &[u8] = b"http/1.1";
 pub enum ForeignProtocol {
     /// Nothing is said of it.
     Any,
-    /// HTTP/1.1; a server offers HTTP/2 as well.
+    /// HTTP/1.1; a server takes HTTP/2 from clients that speak nothing else.
     Http1,
-    /// HTTP/2; a server offers HTTP/1.1 as well.
+    /// HTTP/2; a server takes HTTP/1.1 from clients that speak nothing else.
     Http2,
 }
 
@@ -56,40 +56,38 @@ pub struct Generation {
     key: Arc<CertifiedKey>,
     pub(crate) tunnel_server: Arc<ServerConfig>,
     pub(crate) tunnel_client: Arc<ClientConfig>,
-    foreign_server: ForHttpOrAny<ServerConfig>,
-    foreign_client: ForeignClients,
+    foreign_server: ByProtocol<ServerConfig>,
+    foreign_client: ByProtocol<ClientConfig>,
     pub(crate) control_server: Arc<ServerConfig>,
     pub(crate) control_client: Arc<ClientConfig>,
 }
 
-/// Servers offer both versions of HTTP, or say nothing.
-struct ForHttpOrAny<T> {
-    http: Arc<T>,
+/// One for each [`ForeignProtocol`].
+struct ByProtocol<T> {
     any: Arc<T>,
+    http1: Arc<T>,
+    http2: Arc<T>,
 }
 
-struct ForeignClients {
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
-    any: Arc<ClientConfig>,
+impl<T> ByProtocol<T> {
+    fn get(&self, protocol: ForeignProtocol) -> &Arc<T> {
+        match protocol {
+            ForeignProtocol::Any => &self.any,
+            ForeignProtocol::Http1 => &self.http1,
+            ForeignProtocol::Http2 => &self.http2,
+        }
+    }
 }
 
 impl Generation {
     /// For callers without a sidecar of ours.
     pub(crate) fn foreign_server(&self, protocol: ForeignProtocol) -> &Arc<ServerConfig> {
-        match protocol {
-            ForeignProtocol::Any => &self.foreign_server.any,
-            ForeignProtocol::Http1 | ForeignProtocol::Http2 => &self.foreign_server.http,
-        }
+        self.foreign_server.get(protocol)
     }
 
     /// For peers without a sidecar of ours.
     pub(crate) fn foreign_client(&self, protocol: ForeignProtocol) -> &Arc<ClientConfig> {
-        match protocol {
-            ForeignProtocol::Any => &self.foreign_client.any,
-            ForeignProtocol::Http1 => &self.foreign_client.http1,
-            ForeignProtocol::Http2 => &self.foreign_client.http2,
-        }
+        self.foreign_client.get(protocol)
     }
 
     /// Grows by one each time a certificate or bundle is published.
@@ -146,16 +144,18 @@ impl Generation {
             number,
             tunnel_server: server(&[TUNNEL_ALPN])?,
             control_server: server_config(optional, Arc::clone(&resolver), &[HTTP2_ALPN])?,
-            foreign_server: ForHttpOrAny {
-                http: server(&[HTTP2_ALPN, HTTP1_ALPN])?,
+            // A server's own order decides.
+            foreign_server: ByProtocol {
                 any: server(&[])?,
+                http1: server(&[HTTP1_ALPN, HTTP2_ALPN])?,
+                http2: server(&[HTTP2_ALPN, HTTP1_ALPN])?,
             },
             tunnel_client: client(&[TUNNEL_ALPN])?,
             control_client: client(&[HTTP2_ALPN])?,
-            foreign_client: ForeignClients {
+            foreign_client: ByProtocol {
+                any: client(&[])?,
                 http1: client(&[HTTP1_ALPN])?,
                 http2: client(&[HTTP2_ALPN])?,
-                any: client(&[])?,
             },
             svid,
             bundle,
