@@ -16,6 +16,7 @@ mod dialling;
 mod failures;
 mod fidelity;
 mod flood;
+mod foreign;
 mod guide;
 mod http;
 mod leftovers;
