@@ -32,3 +32,4 @@ mod vault_logins;
 mod vault_outages;
 mod vault_roots;
 mod wire;
+mod workload_api;
