@@ -71,16 +71,19 @@ pub(crate) fn subscribe<T>(workloads: &Workloads, request: &Request<T>) -> Resul
         .map_err(|refused| status_of(&refused))
 }
 
-/// A refusal as a client sees it.
+/// A refusal as a client sees it: by the codes of the standard, in which a
+/// server that is too busy is unavailable (SPIFFE Workload Endpoint, section 6).
 pub(crate) fn status_of(refused: &Refused) -> Status {
     let text = refused.to_string();
     match refused {
         Refused::NotEntitled(_) => Status::permission_denied(text),
         Refused::Failed(failure) if failure.denied => Status::permission_denied(text),
-        Refused::TooManyCallers(_) | Refused::TooManyStreams(_) => Status::resource_exhausted(text),
-        Refused::NoIdentityYet | Refused::NoAnswer | Refused::Failed(_) | Refused::Stopping => {
-            Status::unavailable(text)
-        }
+        Refused::NoIdentityYet
+        | Refused::NoAnswer
+        | Refused::Failed(_)
+        | Refused::Stopping
+        | Refused::TooManyCallers(_)
+        | Refused::TooManyStreams(_) => Status::unavailable(text),
     }
 }
 
