@@ -157,8 +157,10 @@ impl<I: Issue> Keeper<I> {
         let now = self.clock.now();
         let valid = |slot: &Slot| slot.held.clone().filter(|held| now <= held.svid.not_after());
         let svids: Vec<Arc<Held>> = self.slots.iter().filter_map(valid).collect();
+        // Another one must not stand in for the default.
+        let has_default = self.slots.first().and_then(valid).is_some();
         let latest = match self.credentials.current() {
-            Some(current) if !svids.is_empty() => Latest::Ready(Arc::new(Material {
+            Some(current) if has_default => Latest::Ready(Arc::new(Material {
                 svids,
                 bundle: Arc::clone(current.bundle()),
             })),

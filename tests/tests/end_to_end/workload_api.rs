@@ -48,10 +48,10 @@ async fn connect(agent: &Agent) -> Channel {
 }
 
 /// A go-spiffe program that prints what it is told.
-struct Watch(Child, Output);
+pub(crate) struct Watch(Child, Output);
 
 impl Watch {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Output::default();
         output.follow(child.stdout.take().unwrap());
@@ -66,7 +66,7 @@ impl Watch {
     }
 
     /// Each update so far, once there are so many.
-    fn updates(&self, count: usize) -> Vec<Value> {
+    pub(crate) fn updates(&self, count: usize) -> Vec<Value> {
         let read = || -> Vec<Value> {
             let text = self.1.text();
             let lines = text.lines().filter(|line| line.starts_with('{'));

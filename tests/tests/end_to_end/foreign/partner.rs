@@ -6,6 +6,7 @@ use watchword_tests::{Agent, Mesh, MeshFile};
 
 use super::{printed, run};
 use crate::apps::{SERVER, complaint};
+use crate::workload_api::Watch;
 
 /// Calls from `guest`, which is in this mesh's network, but may have another
 /// mesh's identity.
@@ -106,6 +107,23 @@ fn a_partners_workload_calls_under_our_policies_and_is_not_told_their_names() {
             line.contains("client_id=spiffe://partner.example/office") && line.contains("decision=deny")
         })
         .unwrap();
+}
+
+#[test]
+fn a_change_of_a_partners_roots_is_pushed_to_programs_without_a_new_certificate() {
+    let (ours, _theirs) = meshes();
+    let program = ours.file().folder().join("spiffe-go");
+    let watch = Watch::start(
+        ours.exec_command("guest", &[program.to_str().unwrap(), "watch"])
+            .unwrap(),
+    );
+    let before = watch.updates(1);
+    assert_eq!(
+        before[0]["trustDomains"],
+        serde_json::json!(["example.org", "partner.example"])
+    );
+    placeholder(ours.file());
+    assert_eq!(watch.updates(2)[1], before[0]);
 }
 
 #[test]

@@ -74,6 +74,30 @@ fn a_call_without_the_security_header_gets_nothing_and_jwt_is_not_spoken() {
     });
 }
 
+#[test]
+fn methods_of_profiles_that_are_not_there_are_unimplemented() {
+    let mesh = mesh();
+    let agent = agent(&mesh, &["spiffe://example.org/batch"]);
+    for method in ["FetchWITSVID", "FetchWITBundles", "NoSuchMethod"] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "--silent",
+            "--http2-prior-knowledge",
+            "--request",
+            "POST",
+            "--dump-header",
+            "-",
+            "--unix-socket",
+        ])
+        .arg(agent.socket())
+        .args(["--header", "content-type: application/grpc", "--header", "te: trailers"])
+        .args(["--header", "workload.spiffe.io: true", "--max-time", "20"])
+        .arg(format!("http://localhost/SpiffeWorkloadAPI/{method}"));
+        let answer = watchword_tests::run(&mut curl).unwrap();
+        assert!(answer.contains("grpc-status: 12"), "{method}: {answer}");
+    }
+}
+
 fn asks_for(names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
         resource_names: names.iter().map(|name| (*name).to_owned()).collect(),

@@ -9,7 +9,7 @@ use watchword_tests::MeshFile;
 
 use super::{POLICIES, Watch, agent, connect, mesh};
 use tonic::{Code, Request};
-use watchword_proto::workload_api::{SpiffeWorkloadApiClient, X509svidRequest};
+use watchword_proto::workload_api::{SpiffeWorkloadApiClient, X509BundlesRequest, X509svidRequest};
 use watchword_tests::Agent;
 
 fn serials(updates: &[Value]) -> HashSet<String> {
@@ -34,6 +34,17 @@ fn each_process_that_an_agent_serves_has_keys_of_its_own_and_they_are_replaced_i
     );
     let own: Value = serde_json::from_str(&agent.page("/certs").unwrap()).unwrap();
     assert!(!one.contains(own["serial"].as_str().unwrap()));
+}
+
+#[test]
+fn the_workload_api_is_served_by_its_socket_alone() {
+    let mesh = mesh();
+    let agent = agent(&mesh, &["spiffe://example.org/batch"]);
+    let listening = watchword_tests::run(std::process::Command::new("ss").args(["-Hltnp"])).unwrap();
+    let own = format!("pid={},", agent.pid());
+    let own: Vec<&str> = listening.lines().filter(|line| line.contains(&own)).collect();
+    // Health and metrics.
+    assert_eq!(own.len(), 1, "{own:?}");
 }
 
 #[test]
@@ -83,6 +94,18 @@ fn who_is_not_entitled_gets_nothing_and_is_told_where_to_say_so() {
     ];
     for (callers, expected) in table {
         let agent = Agent::start(&mesh, own, &callers).unwrap();
+        let bundles = runtime().block_on(async {
+            let mut client = SpiffeWorkloadApiClient::new(connect(&agent).await);
+            let mut request = Request::new(X509BundlesRequest {});
+            request
+                .metadata_mut()
+                .insert("workload.spiffe.io", "true".parse().unwrap());
+            match client.fetch_x509_bundles(request).await {
+                Ok(stream) => stream.into_inner().message().await.unwrap_err(),
+                Err(status) => status,
+            }
+        });
+        assert_eq!(bundles.code(), Code::PermissionDenied, "{callers}: {bundles}");
         let refused = runtime().block_on(async {
             let mut client = SpiffeWorkloadApiClient::new(connect(&agent).await);
             let mut request = Request::new(X509svidRequest {});
