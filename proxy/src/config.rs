@@ -406,6 +406,14 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_in_deploy_is_valid() {
+        let text = include_str!("../../deploy/agent.yaml");
+        let config = Config::parse("deploy/agent.yaml", text).unwrap();
+        assert_eq!(config.role, Role::Agent);
+        assert_eq!(config.workload_socket(), Some("/run/watchword/workload.sock".into()));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_place() {
         let table = [
             ("wrkers: 2\n", "proxy.yaml:3:1: "),
