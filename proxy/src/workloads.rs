@@ -24,6 +24,8 @@ use watchword_mtls::Credentials;
 pub(crate) use self::caller::{Caller, Process};
 pub(crate) use self::entitled::Entitled;
 use self::keeper::Keeper;
+#[cfg(test)]
+pub(crate) use self::material::Held;
 use self::material::Latest;
 pub(crate) use self::material::Material;
 pub(crate) use self::subscription::{Refused, Subscription};
