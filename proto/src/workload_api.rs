@@ -58,11 +58,16 @@ pub fn x509_bundles_response(bundle: &Bundle) -> X509BundlesResponse {
     }
 }
 
-/// One after the other, without anything between them (SPIFFE Workload API,
-/// section 5.2.1).
+/// One after the other, without anything between them: what the standard's
+/// "ASN.1 DER encoded" (SPIFFE Workload API, section 5.1) means to its clients,
+/// go-spiffe among them.
 fn der(roots: &[Root]) -> Vec<u8> {
     roots
         .iter()
         .flat_map(|root| root.certificate().iter().copied())
         .collect()
 }
+
+#[cfg(test)]
+#[path = "workload_api_tests.rs"]
+mod tests;

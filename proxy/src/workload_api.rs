@@ -2,7 +2,7 @@
 //! and every other client of the standard.
 //!
 //! Invariant: a call without the security header gets nothing (SPIFFE Workload
-//! API, section 4.1): so no page in a browser, and no proxy that forwards
+//! Endpoint, section 3): so no page in a browser, and no proxy that forwards
 //! whatever it is sent, can be made to ask for us.
 
 use std::sync::Arc;
@@ -137,5 +137,65 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         no_jwt(&request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::workloads::{Failure, Refused};
+
+    fn call(header: Option<&'static str>) -> Request<()> {
+        let mut request = Request::new(());
+        if let Some(value) = header {
+            request
+                .metadata_mut()
+                .insert(SECURITY_HEADER, tonic::metadata::MetadataValue::from_static(value));
+        }
+        request
+    }
+
+    /// SPIFFE Workload Endpoint, sections 3 and 6.
+    #[test]
+    fn a_call_without_the_security_header_in_its_one_form_is_an_invalid_argument() {
+        assert!(check_header(&call(Some("true"))).is_ok());
+        for header in [None, Some(""), Some("True"), Some("TRUE"), Some("1"), Some("false")] {
+            let refused = check_header(&call(header)).map_err(|status| status.code());
+            assert_eq!(refused, Err(Code::InvalidArgument), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_jwts_is_unimplemented_and_asks_for_the_header_first() {
+        let code = |header| no_jwt::<()>(&call(header)).map(|_| ()).map_err(|status| status.code());
+        assert_eq!(code(Some("true")), Err(Code::Unimplemented));
+        assert_eq!(code(None), Err(Code::InvalidArgument));
+    }
+
+    /// SPIFFE Workload Endpoint, section 6 and Appendix A: a client goes by the
+    /// code when it decides whether to ask again.
+    #[test]
+    fn each_refusal_has_the_code_of_the_standard() {
+        let failed = |denied| {
+            let reason = Arc::from("why");
+            Refused::Failed(Failure { denied, reason })
+        };
+        let table = [
+            (Refused::NotEntitled(7), Code::PermissionDenied),
+            (failed(true), Code::PermissionDenied),
+            (failed(false), Code::Unavailable),
+            (Refused::NoIdentityYet, Code::Unavailable),
+            (Refused::NoAnswer, Code::Unavailable),
+            (Refused::Stopping, Code::Unavailable),
+            (Refused::TooManyCallers(512), Code::Unavailable),
+            (Refused::TooManyStreams(2048), Code::Unavailable),
+        ];
+        for (refused, expected) in table {
+            assert_eq!(status_of(&refused).code(), expected, "{refused}");
+        }
     }
 }

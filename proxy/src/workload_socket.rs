@@ -5,6 +5,8 @@
 //! a folder that nobody else may write to: somebody else's socket in its place
 //! would hand out identities of its own.
 
+mod authority;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -12,7 +14,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -27,6 +29,7 @@ use watchword_daemon::{MAX_SOCKET_PATH, Trouble};
 use watchword_proto::sds::SecretDiscoveryServiceServer;
 use watchword_proto::workload_api::SpiffeWorkloadApiServer;
 
+use self::authority::Authority;
 use crate::live_tunnels::take_one;
 use crate::sds::Sds;
 use crate::workload_api::WorkloadApi;
@@ -68,16 +71,19 @@ pub(crate) fn subscribe<T>(workloads: &Workloads, request: &Request<T>) -> Resul
         .map_err(|refused| status_of(&refused))
 }
 
-/// A refusal as a client sees it.
+/// A refusal as a client sees it: by the codes of the standard, in which a
+/// server that is too busy is unavailable (SPIFFE Workload Endpoint, section 6).
 pub(crate) fn status_of(refused: &Refused) -> Status {
     let text = refused.to_string();
     match refused {
         Refused::NotEntitled(_) => Status::permission_denied(text),
         Refused::Failed(failure) if failure.denied => Status::permission_denied(text),
-        Refused::TooManyCallers(_) | Refused::TooManyStreams(_) => Status::resource_exhausted(text),
-        Refused::NoIdentityYet | Refused::NoAnswer | Refused::Failed(_) | Refused::Stopping => {
-            Status::unavailable(text)
-        }
+        Refused::NoIdentityYet
+        | Refused::NoAnswer
+        | Refused::Failed(_)
+        | Refused::Stopping
+        | Refused::TooManyCallers(_)
+        | Refused::TooManyStreams(_) => Status::unavailable(text),
     }
 }
 
@@ -195,6 +201,7 @@ async fn accept(listener: UnixListener, told_apart_by: ToldApartBy, accepted: mp
         let connection = Accepted {
             stream,
             connection,
+            authority: Authority::default(),
             _place: place,
         };
         if accepted.send(Ok(connection)).await.is_err() {
@@ -248,6 +255,7 @@ impl Drop for Place {
 struct Accepted {
     stream: UnixStream,
     connection: Connection,
+    authority: Authority,
     _place: Place,
 }
 
@@ -261,7 +269,12 @@ impl Connected for Accepted {
 
 impl AsyncRead for Accepted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        this.authority
+            .mend(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -25,10 +25,10 @@ use watchword_mtls::Credentials;
 pub(crate) use self::caller::{Caller, Process};
 pub(crate) use self::entitled::Entitled;
 use self::keeper::Keeper;
-#[cfg(test)]
-pub(crate) use self::material::Held;
 use self::material::Latest;
 pub(crate) use self::material::Material;
+#[cfg(test)]
+pub(crate) use self::material::{Failure, Held};
 pub(crate) use self::subscription::{Refused, Subscription};
 use crate::control::for_workloads::WorkloadIssuer;
 use crate::telemetry::Telemetry;

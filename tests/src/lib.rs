@@ -4,6 +4,7 @@
 //! Invariants: waits for what it can observe, with a deadline and a message
 //! that holds the mesh's own log; leaves nothing behind.
 
+mod agent;
 pub mod keys;
 mod kubernetes;
 mod mesh;
@@ -15,6 +16,7 @@ mod programs;
 mod tools;
 mod vault;
 
+pub use agent::Agent;
 pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile};
 pub use offline::{OfflineAuthority, openssl};

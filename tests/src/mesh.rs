@@ -19,6 +19,7 @@ use crate::tools::tool;
 pub struct MeshFile {
     folder: TempDir,
     name: String,
+    domain: String,
     log: &'static str,
 }
 
@@ -36,6 +37,14 @@ impl MeshFile {
     /// # Errors
     /// When the files can't be written.
     pub fn with(top: &str, services: &str, policies: &str) -> Result<Self> {
+        Self::of_domain("example.org", top, services, policies)
+    }
+
+    /// Of another trust domain than `example.org`.
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn of_domain(domain: &str, top: &str, services: &str, policies: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = tempfile::Builder::new().prefix("watchword-test-").tempdir()?;
@@ -44,14 +53,20 @@ impl MeshFile {
         fs::set_permissions(folder.path(), open)?;
         let indented: String = services.lines().map(|line| format!("  {line}\n")).collect();
         let text =
-            format!("name: {name}\ntrustDomain: example.org\npolicies: [policies.yaml]\n{top}\nservices:\n{indented}");
+            format!("name: {name}\ntrustDomain: {domain}\npolicies: [policies.yaml]\n{top}\nservices:\n{indented}");
         fs::write(folder.path().join("mesh.yaml"), text)?;
         fs::write(folder.path().join("policies.yaml"), policies)?;
         Ok(Self {
             folder,
             name,
+            domain: domain.to_owned(),
             log: "info",
         })
+    }
+
+    /// Its trust domain.
+    pub fn domain(&self) -> &str {
+        &self.domain
     }
 
     /// What the daemons log, instead of every call.

@@ -52,3 +52,12 @@ fn the_control_plane_gets_other_trust_domains_with_whole_paths() {
         [Path::new("/home/me/keys/partner.pem"), Path::new("/etc/second.pem")]
     );
 }
+
+/// A client that is told nothing else looks there (SPIFFE Workload Endpoint,
+/// section 4).
+#[test]
+fn programs_find_the_workload_socket_by_the_variable_of_the_standard() {
+    let plan = plan("").unwrap();
+    let socket = &plan.replicas[0].environment["SPIFFE_ENDPOINT_SOCKET"];
+    assert_eq!(socket, "unix:///run/watchword/workload.sock");
+}

@@ -81,6 +81,10 @@ pub enum Distrust {
     /// More than SPIFFE X.509-SVID, section 4.3, grants a leaf.
     #[error("its keyUsage allows more than digitalSignature, keyEncipherment and keyAgreement")]
     KeyUsage,
+    /// keyUsage always (SPIFFE X.509-SVID, section 4.3), and the names where
+    /// there is no subject (section 3.1; RFC 5280, section 4.1.2.6).
+    #[error("its {0} is not marked critical")]
+    NotCritical(&'static str),
     /// Not just serverAuth and clientAuth.
     #[error("its extendedKeyUsage is not exactly serverAuth and clientAuth")]
     ExtendedKeyUsage,
@@ -90,6 +94,9 @@ pub enum Distrust {
     /// Valid for longer than what signed it.
     #[error("it outlives its issuer")]
     OutlivesIssuer,
+    /// A CA with a workload's ID (SPIFFE X.509-SVID, section 3.2).
+    #[error("its issuer has a SPIFFE ID with a path, {0}, and so names a workload")]
+    WorkloadSigns(String),
     /// Negative, or short enough to be guessed or used twice.
     #[error("its serial is not a positive number of at least {MIN_SERIAL_BYTES} bytes")]
     Serial,
@@ -108,9 +115,11 @@ impl Distrust {
             Self::Subject(_) => "signed-subject",
             Self::NoBasicConstraints => "signed-no-basic-constraints",
             Self::KeyUsage => "signed-key-usage",
+            Self::NotCritical(_) => "signed-not-critical",
             Self::ExtendedKeyUsage => "signed-extended-key-usage",
             Self::TooLong => "signed-too-long",
             Self::OutlivesIssuer => "signed-outlives-issuer",
+            Self::WorkloadSigns(_) => "signed-by-workload",
             Self::Serial => "signed-serial",
         }
     }
@@ -191,6 +200,9 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), Distrust> {
         return Err(Distrust::Subject(leaf.subject().to_string()));
     }
     let names = leaf.subject_alternative_name().map_err(malformed)?;
+    if names.as_ref().is_some_and(|names| !names.critical) {
+        return Err(Distrust::NotCritical("subjectAltName"));
+    }
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         if !matches!(name, GeneralName::URI(_)) {
             return Err(Distrust::OtherName(format!("{name:?}")));
@@ -199,12 +211,12 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), Distrust> {
     if leaf.basic_constraints().map_err(malformed)?.is_none() {
         return Err(Distrust::NoBasicConstraints);
     }
-    if leaf
-        .key_usage()
-        .map_err(malformed)?
-        .is_none_or(|usage| usage.value.flags & !LEAF_KEY_USAGES != 0)
-    {
+    let usage = leaf.key_usage().map_err(malformed)?.ok_or(Distrust::KeyUsage)?;
+    if usage.value.flags & !LEAF_KEY_USAGES != 0 {
         return Err(Distrust::KeyUsage);
+    }
+    if !usage.critical {
+        return Err(Distrust::NotCritical("keyUsage"));
     }
     let extended = leaf
         .extended_key_usage()
@@ -234,15 +246,32 @@ fn check_issuers<'a>(
 ) -> Result<(), Distrust> {
     let ends = i64::try_from(seconds(svid.not_after())).unwrap_or(i64::MAX);
     for issuer in issuers {
-        if ends > issuer?.validity().not_after.timestamp() {
+        let issuer = issuer?;
+        if ends > issuer.validity().not_after.timestamp() {
             return Err(Distrust::OutlivesIssuer);
         }
+        check_issuer_names(&issuer)?;
     }
     if bundle
         .not_after(svid.id().trust_domain())
         .is_none_or(|last| svid.not_after() > last)
     {
         return Err(Distrust::OutlivesIssuer);
+    }
+    Ok(())
+}
+
+/// An issuer need not have a SPIFFE ID; if it has one, that names no workload.
+fn check_issuer_names(issuer: &X509Certificate<'_>) -> Result<(), Distrust> {
+    let names = issuer
+        .subject_alternative_name()
+        .map_err(|error| Distrust::Malformed(error.to_string()))?;
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        if let GeneralName::URI(uri) = name
+            && SpiffeId::new(uri).is_ok_and(|id| !id.path().is_empty())
+        {
+            return Err(Distrust::WorkloadSigns((*uri).to_owned()));
+        }
     }
     Ok(())
 }

@@ -159,3 +159,7 @@ impl Bundle {
         self.roots(domain).iter().map(Root::not_after).max()
     }
 }
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

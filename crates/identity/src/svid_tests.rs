@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use super::*;
@@ -109,4 +109,111 @@ fn garbage_and_nothing_are_refused() {
         Svid::from_chain(vec![vec![0x30, 0x80, 1].into()]).unwrap_err().label(),
         "malformed-certificate"
     );
+}
+
+fn read_id(id: &str) -> Result<Svid, SvidError> {
+    read(|params| params.subject_alt_names = vec![uri(id)])
+}
+
+fn long_id(bytes: usize) -> String {
+    let start = "spiffe://example.org/";
+    format!("{start}{}", "a".repeat(bytes - start.len()))
+}
+
+#[test]
+fn every_id_of_the_standard_is_read_whatever_else_its_trust_domain_could_be() {
+    let longest_domain = format!("spiffe://{}/web", "d".repeat(255));
+    let table = [
+        "spiffe://example.org/web",
+        "spiffe://example.org/Web/a-b_c.d/...",
+        "spiffe://10.0.0.1/web",
+        "spiffe://under_score/web",
+        "spiffe://-/web",
+        "spiffe://localhost/web",
+        &longest_domain,
+    ];
+    for id in table {
+        assert_eq!(read_id(id).unwrap().id().to_string(), id);
+    }
+}
+
+#[test]
+fn an_id_has_2048_bytes_at_most() {
+    assert_eq!(read_id(&long_id(2048)).unwrap().id().to_string(), long_id(2048));
+    assert_eq!(read_id(&long_id(2049)).unwrap_err().label(), "not-a-spiffe-id");
+}
+
+#[test]
+fn what_the_standard_keeps_out_of_an_id_is_refused() {
+    let long_domain = format!("spiffe://{}/web", "d".repeat(256));
+    let table = [
+        // Its scheme and its trust domain.
+        ("", "not-a-spiffe-id"),
+        ("spiffe:example.org/web", "not-a-spiffe-id"),
+        ("spiffes://example.org/web", "not-a-spiffe-id"),
+        ("SPIFFE://example.org/web", "spiffe-id-not-canonical"),
+        ("spiffe:///web", "not-a-spiffe-id"),
+        ("spiffe://eXample.org/web", "spiffe-id-not-canonical"),
+        ("spiffe://user@example.org/web", "not-a-spiffe-id"),
+        ("spiffe://@example.org/web", "not-a-spiffe-id"),
+        ("spiffe://example.org:8080/web", "not-a-spiffe-id"),
+        ("spiffe://example.org:/web", "not-a-spiffe-id"),
+        ("spiffe://[::1]/web", "not-a-spiffe-id"),
+        ("spiffe://%65xample.org/web", "not-a-spiffe-id"),
+        ("spiffe://exa+mple.org/web", "not-a-spiffe-id"),
+        (&long_domain, "not-a-spiffe-id"),
+        // Its path.
+        ("spiffe://example.org", "spiffe-id-without-path"),
+        ("spiffe://example.org/", "not-a-spiffe-id"),
+        ("spiffe://example.org/web/", "not-a-spiffe-id"),
+        ("spiffe://example.org//web", "not-a-spiffe-id"),
+        ("spiffe://example.org/a//web", "not-a-spiffe-id"),
+        ("spiffe://example.org/./web", "not-a-spiffe-id"),
+        ("spiffe://example.org/a/..", "not-a-spiffe-id"),
+        ("spiffe://example.org/%77eb", "not-a-spiffe-id"),
+        ("spiffe://example.org/web%2Fa", "not-a-spiffe-id"),
+        ("spiffe://example.org/we b", "not-a-spiffe-id"),
+        ("spiffe://example.org/web~", "not-a-spiffe-id"),
+        ("spiffe://example.org/web:a", "not-a-spiffe-id"),
+        // What follows it.
+        ("spiffe://example.org/web?a", "not-a-spiffe-id"),
+        ("spiffe://example.org/web?", "not-a-spiffe-id"),
+        ("spiffe://example.org/web#a", "not-a-spiffe-id"),
+        ("spiffe://example.org/web#", "not-a-spiffe-id"),
+    ];
+    for (id, expected) in table {
+        assert_eq!(read_id(id).unwrap_err().label(), expected, "{id}");
+    }
+}
+
+#[test]
+fn ids_of_two_spellings_of_a_path_are_two_ids() {
+    assert_ne!(
+        read_id("spiffe://example.org/web").unwrap().id(),
+        read_id("spiffe://example.org/Web").unwrap().id()
+    );
+}
+
+/// CA:false is the default, which DER leaves out (X.690, section 11.5).
+#[test]
+fn a_leaf_may_leave_out_that_it_is_no_ca() {
+    assert!(read(|params| params.is_ca = IsCa::NoCa).is_ok());
+}
+
+#[test]
+fn a_leaf_may_agree_on_keys_and_encipher_them() {
+    let others = [KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyAgreement];
+    assert!(read(|params| params.key_usages.extend(others)).is_ok());
+}
+
+/// The second of two SANs would be read by some and not by others.
+#[test]
+fn a_second_extension_with_names_is_refused() {
+    let second = read(|params| {
+        // A SEQUENCE of one URI, without its SPIFFE ID's rest.
+        let der = [&[0x30, 0x0d, 0x86, 0x0b][..], b"spiffe://td"].concat();
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], der);
+        params.custom_extensions.push(extension);
+    });
+    assert!(second.is_err());
 }

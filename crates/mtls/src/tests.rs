@@ -14,6 +14,8 @@ use watchword_identity::{Bundle, SpiffeId, Svid, TrustDomain, Usage};
 
 use super::*;
 
+mod standard;
+
 /// Noon of some day: all certificates are made around it.
 fn noon() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)

@@ -96,7 +96,13 @@ async fn the_certificates_hold_what_the_standard_asks_for() {
     let san = leaf.subject_alternative_name().unwrap().unwrap();
     assert!(san.critical && leaf.subject().iter().next().is_none());
     assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
-    assert_eq!(leaf.key_usage().unwrap().unwrap().value.flags, 1);
+    let usage = leaf.key_usage().unwrap().unwrap();
+    assert!(
+        usage.critical && usage.value.flags == 1,
+        "digitalSignature, and no more"
+    );
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.server_auth && extended.client_auth);
     let authority_key = |certificate: &X509Certificate<'_>| {
         certificate
             .iter_extensions()

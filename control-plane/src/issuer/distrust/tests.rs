@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
@@ -25,6 +25,10 @@ struct Authority {
 
 impl Authority {
     fn new(intermediate_ends: SystemTime) -> Self {
+        Self::with(intermediate_ends, |_| {})
+    }
+
+    fn with(intermediate_ends: SystemTime, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let root_key = key();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,6 +39,7 @@ impl Authority {
         let intermediate_key = key();
         params.distinguished_name.push(DnType::CommonName, "intermediate");
         params.not_after = OffsetDateTime::from(intermediate_ends);
+        change(&mut params);
         let intermediate_der = params.signed_by(&intermediate_key, &signer).unwrap().der().clone();
         Self {
             bundle: Bundle::new(domain(), vec![root.der().clone()]).unwrap(),
@@ -199,6 +204,51 @@ fn a_leaf_that_outlives_its_issuer_is_withheld() {
         judge(&authority, authority.sign(&csr, |_| {}), &csr),
         "signed-outlives-issuer"
     );
+}
+
+#[test]
+fn a_chain_whose_issuer_has_the_id_of_a_workload_is_withheld() {
+    let csr = request("/web", &key());
+    let table = [
+        ("spiffe://example.org", "released"),
+        ("spiffe://upstream.example", "released"),
+        ("https://ca.example.org/issuer", "released"),
+        ("spiffe://example.org/lab", "signed-by-workload"),
+        ("spiffe://upstream.example/lab", "signed-by-workload"),
+    ];
+    for (name, expected) in table {
+        let authority = Authority::with(now() + 2 * HOUR, |p| p.subject_alt_names = vec![uri(name)]);
+        assert_eq!(
+            judge(&authority, authority.sign(&csr, |_| {}), &csr),
+            expected,
+            "{name}"
+        );
+    }
+}
+
+/// rcgen marks both as critical, so they are made by hand.
+#[test]
+fn a_leaf_that_some_could_overlook_the_uses_or_the_name_of_is_withheld() {
+    let authority = Authority::new(now() + 2 * HOUR);
+    let csr = request("/web", &key());
+    let judge_with = |is_critical: bool, oid: &[u64], der: &[u8], change: Change| {
+        let chain = authority.sign(&csr, |params| {
+            change(params);
+            let mut extension = CustomExtension::from_oid_content(oid, der.to_vec());
+            extension.set_criticality(is_critical);
+            params.custom_extensions.push(extension);
+        });
+        judge(&authority, chain, &csr)
+    };
+    let id = b"spiffe://example.org/web";
+    let names = [&[0x30, 26, 0x86, 24][..], id].concat();
+    for (is_critical, expected) in [(true, "released"), (false, "signed-not-critical")] {
+        // digitalSignature alone.
+        let usage = judge_with(is_critical, &[2, 5, 29, 15], &[3, 2, 7, 0x80], |p| p.key_usages.clear());
+        assert_eq!(usage, expected);
+        let names = judge_with(is_critical, &[2, 5, 29, 17], &names, |p| p.subject_alt_names.clear());
+        assert_eq!(names, expected);
+    }
 }
 
 #[test]
