@@ -403,6 +403,76 @@ mod tests {
         let text = include_str!("../../deploy/proxy.yaml");
         let config = Config::parse("deploy/proxy.yaml", text).unwrap();
         assert!(config.tracing.is_some());
+        assert_eq!(
+            config.workload_socket(),
+            Some("/run/watchword/workload.sock".into()),
+            "it shows every section"
+        );
+        assert_eq!(config.workload_api.unwrap().callers.len(), 2);
+    }
+
+    fn with(lines: &str) -> Config {
+        Config::parse("proxy.yaml", &format!("{SMALLEST}{lines}")).unwrap()
+    }
+
+    #[test]
+    fn there_is_a_workload_socket_only_for_somebody_and_in_the_run_folder_unless_told_otherwise() {
+        let table = [
+            ("", None),
+            ("runDir: /tmp/x\n", None),
+            (
+                "workloadApi: {callers: [{uid: 7}]}\n",
+                Some("/run/watchword/workload.sock"),
+            ),
+            (
+                "workloadApi: {callers: [{uid: 7}]}\nrunDir: /tmp/x\n",
+                Some("/tmp/x/workload.sock"),
+            ),
+            (
+                "workloadApi: {callers: [{uid: 7}], socket: /run/w/api.sock}\nrunDir: /tmp/x\n",
+                Some("/run/w/api.sock"),
+            ),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(with(lines).workload_socket(), expected.map(PathBuf::from), "{lines}");
+        }
+    }
+
+    #[test]
+    fn callers_are_any_user_or_one_with_the_proxys_id_or_another() {
+        let caller = |uid, id: Option<&str>| WorkloadCaller {
+            uid,
+            id: id.map(|id| SpiffeIdText(SpiffeId::new(id).unwrap())),
+        };
+        let web = "spiffe://example.org/web";
+        let table = [
+            ("uid: any", caller(User::Any, None)),
+            ("uid: 0", caller(User::Uid(0), None)),
+            ("uid: 4294967294", caller(User::Uid(u32::MAX - 1), None)),
+            ("uid: '1000'", caller(User::Uid(1000), None)),
+            (
+                "uid: 1000, id: 'spiffe://example.org/web'",
+                caller(User::Uid(1000), Some(web)),
+            ),
+        ];
+        for (keys, expected) in table {
+            let config = with(&format!("workloadApi: {{callers: [{{{keys}}}]}}\n"));
+            assert_eq!(config.workload_api.unwrap().callers, [expected], "{keys}");
+        }
+        // One user may have several.
+        let several = "workloadApi: {callers: [{uid: 7}, {uid: 7, id: 'spiffe://td/a'}, {uid: any}]}\n";
+        assert_eq!(with(several).workload_api.unwrap().callers.len(), 3);
+    }
+
+    #[test]
+    fn an_agent_needs_callers_and_nothing_to_capture() {
+        assert_eq!(with("").role, Role::Sidecar);
+        assert_eq!(
+            with("role: sidecar\ninterception: {scope: namespace}\n").role,
+            Role::Sidecar
+        );
+        let agent = with("role: agent\nworkloadApi: {callers: [{uid: any}]}\n");
+        assert_eq!(agent.role, Role::Agent);
     }
 
     #[test]
@@ -432,6 +502,13 @@ mod tests {
                 "proxy.yaml: workloadApi: `callers` is empty",
             ),
             ("workloadApi: {}\n", "proxy.yaml:3:"),
+            ("workloadApi: {callers: [{}]}\n", "proxy.yaml:3:"),
+            ("workloadApi: {callers: [{id: 'spiffe://td/a'}]}\n", "proxy.yaml:3:"),
+            ("workloadApi: {callers: [{uid: 7, gid: 7}]}\n", "proxy.yaml:3:34: "),
+            ("workloadApi: {callers: [{uid: 7}], path: /x}\n", "proxy.yaml:3:36: "),
+            ("workloadApi: {callers: [{uid: 4294967296}]}\n", "proxy.yaml:3:31: "),
+            ("workloadApi: {callers: [{uid: Any}]}\n", "proxy.yaml:3:31: "),
+            ("role: gateway\n", "proxy.yaml:3:7: "),
             ("workloadApi: {callers: [{uid: nobody}]}\n", "proxy.yaml:3:31: "),
             ("workloadApi: {callers: [{uid: -1}]}\n", "proxy.yaml:3:31: "),
             ("workloadApi: {callers: [{uid: 7, id: web}]}\n", "proxy.yaml:3:38: "),

@@ -2,14 +2,13 @@
 //! vouch for it, so it ends with the certificates that it stands on, or with
 //! the trust in them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use watchword_daemon::sleep_until;
+use watchword_daemon::{Clock, sleep_until};
 use watchword_identity::Usage;
-use watchword_mtls::{Generation, Peer, verify_chain};
+use watchword_mtls::{Credentials, Generation, Peer, verify_chain};
 use watchword_proto::tunnel::Reason;
-
-use crate::mesh::Mesh;
 
 /// The peer is told to leave when this part of the connection's time is left.
 const GOODBYE: u32 = 8;
@@ -18,17 +17,26 @@ const LAST: u32 = 16;
 
 /// What a handshake stood on, and so when it must be made again.
 pub(crate) struct ForeignEnd {
-    mesh: Mesh,
+    credentials: Credentials,
+    clock: Arc<dyn Clock>,
     peer: Peer,
+    /// The generation that judged the peer.
+    generation: u64,
     began: SystemTime,
     expires: SystemTime,
 }
 
 impl ForeignEnd {
-    pub(crate) fn new(mesh: &Mesh, peer: Peer, generation: &Generation) -> Self {
+    pub(crate) fn new(
+        (credentials, clock): (&Credentials, &Arc<dyn Clock>),
+        peer: Peer,
+        generation: &Generation,
+    ) -> Self {
         Self {
-            mesh: mesh.clone(),
-            began: mesh.clock.now(),
+            credentials: credentials.clone(),
+            clock: Arc::clone(clock),
+            generation: generation.number(),
+            began: clock.now(),
             expires: peer.svid().not_after().min(generation.svid().not_after()),
             peer,
         }
@@ -36,18 +44,18 @@ impl ForeignEnd {
 
     /// Resolves when requests should go elsewhere from now on.
     pub(crate) async fn goodbye(&self) {
-        sleep_until(&self.mesh.clock, self.when_left(GOODBYE)).await;
+        sleep_until(&self.clock, self.when_left(GOODBYE)).await;
     }
 
     /// Resolves when nothing new may begin.
     pub(crate) async fn last(&self) {
-        sleep_until(&self.mesh.clock, self.when_left(LAST)).await;
+        sleep_until(&self.clock, self.when_left(LAST)).await;
     }
 
     /// Resolves when the connection must be cut.
     pub(crate) async fn over(&self, role: Usage) -> Reason {
         tokio::select! {
-            () = sleep_until(&self.mesh.clock, self.expires) => Reason::Expired,
+            () = sleep_until(&self.clock, self.expires) => Reason::Expired,
             () = self.untrusted(role) => Reason::Untrusted,
         }
     }
@@ -57,20 +65,27 @@ impl ForeignEnd {
         self.expires - whole / part
     }
 
-    /// A changed bundle that does not vouch for the peer any more.
+    /// A changed bundle that does not vouch for the peer any more. It may have
+    /// changed since the handshake already.
     async fn untrusted(&self, role: Usage) {
-        let mut generations = self.mesh.credentials.changes();
+        let mut generations = self.credentials.changes();
+        let mut judged = self.generation;
         loop {
+            let newer = self.credentials.current().filter(|current| current.number() != judged);
+            if let Some(current) = newer {
+                judged = current.number();
+                let chain = self.peer.svid().chain().to_vec();
+                if verify_chain(chain, current.bundle(), role, self.clock.now()).is_err() {
+                    return;
+                }
+            }
             if generations.changed().await.is_err() {
                 return std::future::pending().await;
-            }
-            let Some(current) = self.mesh.credentials.current() else {
-                continue;
-            };
-            let chain = self.peer.svid().chain().to_vec();
-            if verify_chain(chain, current.bundle(), role, self.mesh.clock.now()).is_err() {
-                return;
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "foreign_end_tests.rs"]
+mod tests;

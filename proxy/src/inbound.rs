@@ -45,20 +45,8 @@ pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
 
 /// From the accepted connection to its last stream.
 async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
-    let dialled = match original_destination(&stream) {
-        Ok(dialled) if is_own_port(dialled.port()) => {
-            if mesh.connections.may_write_of_stranger() {
-                tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");
-            }
-            return stream.abort();
-        }
-        Ok(dialled) => dialled,
-        Err(error) => {
-            if mesh.connections.may_write_of_stranger() {
-                tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
-            }
-            return stream.abort();
-        }
+    let Some(dialled) = captured(mesh, &stream, from) else {
+        return stream.abort();
     };
     if dialled.port() == CANARY_PORT {
         return answer_canary(stream).await;
@@ -110,6 +98,25 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     drop((generation, peer));
     if let Err(error) = caller.serve_streams(tunnel).await {
         caller.report(&error);
+    }
+}
+
+/// Where the caller dialled; nothing for who was not captured.
+fn captured(mesh: &Mesh, stream: &TcpStream, from: SocketAddr) -> Option<SocketAddr> {
+    match original_destination(stream) {
+        Ok(dialled) if is_own_port(dialled.port()) => {
+            if mesh.connections.may_write_of_stranger() {
+                tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");
+            }
+            None
+        }
+        Ok(dialled) => Some(dialled),
+        Err(error) => {
+            if mesh.connections.may_write_of_stranger() {
+                tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "inbound connection refused");
+            }
+            None
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub mod run;
 mod sds;
 mod snapshots;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod tunnel_io;
 mod tunnels;
 mod visitor;

@@ -107,10 +107,17 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
             there.file_type().is_socket(),
             "{shown} is there already, and is no socket: move it away, or choose another path, by `workloadApi.socket`"
         );
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("another process serves {shown}: stop it, or choose another path, by `workloadApi.socket`");
+        match std::os::unix::net::UnixStream::connect(path) {
+            // Nobody listens there: it was left behind.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).with_context(|| format!("can't replace {shown}"))?;
+            }
+            Ok(_) => bail!("another process serves {shown}: stop it, or choose another path, by `workloadApi.socket`"),
+            Err(error) => bail!(
+                "{shown} is there already, and whether a process serves it can't be told ({error}): \
+                 remove it, or choose another path, by `workloadApi.socket`"
+            ),
         }
-        fs::remove_file(path).with_context(|| format!("can't replace {shown}"))?;
     }
     let listener = UnixListener::bind(path).with_context(|| format!("can't listen on {shown}"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
@@ -284,3 +291,7 @@ impl AsyncWrite for Accepted {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "workload_socket_tests.rs"]
+mod tests;

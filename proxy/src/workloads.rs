@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use watchword_daemon::Clock;
 use watchword_identity::SpiffeId;
 use watchword_mtls::Credentials;
@@ -24,10 +25,10 @@ use watchword_mtls::Credentials;
 pub(crate) use self::caller::{Caller, Process};
 pub(crate) use self::entitled::Entitled;
 use self::keeper::Keeper;
-#[cfg(test)]
-pub(crate) use self::material::Failure;
 use self::material::Latest;
 pub(crate) use self::material::Material;
+#[cfg(test)]
+pub(crate) use self::material::{Failure, Held};
 pub(crate) use self::subscription::{Refused, Subscription};
 use crate::control::for_workloads::WorkloadIssuer;
 use crate::telemetry::Telemetry;
@@ -62,6 +63,7 @@ struct Served {
     latest: watch::Sender<Latest>,
     streams: Arc<Semaphore>,
     process: Option<Arc<Process>>,
+    keeper: AbortHandle,
 }
 
 impl Workloads {
@@ -95,6 +97,9 @@ impl Workloads {
             served.remove(caller);
         }
         if served.len() >= MAX_CALLERS && !served.contains_key(caller) {
+            make_room(&mut served);
+        }
+        if served.len() >= MAX_CALLERS && !served.contains_key(caller) {
             return Err(Refused::TooManyCallers(MAX_CALLERS));
         }
         let of_caller = served
@@ -116,13 +121,14 @@ impl Workloads {
             latest.clone(),
         );
         let (this, caller) = (self.clone(), caller.clone());
-        tokio::spawn(async move {
+        let keeper = tokio::spawn(async move {
             keeper.keep(|latest| this.forget_if_unused(&caller, latest)).await;
         });
         Served {
             latest,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             process,
+            keeper: keeper.abort_handle(),
         }
     }
 
@@ -147,3 +153,20 @@ impl Workloads {
         self.inner.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Keys are kept until they are to be renewed, for who asks again. Those that
+/// nobody follows, of processes that have ended perhaps, give way to a caller
+/// who is there.
+fn make_room(served: &mut HashMap<Caller, Served>) {
+    served.retain(|_, served| {
+        let is_followed = served.latest.receiver_count() > 0;
+        if !is_followed {
+            served.keeper.abort();
+        }
+        is_followed
+    });
+}
+
+#[cfg(test)]
+#[path = "workloads/tests.rs"]
+mod tests;

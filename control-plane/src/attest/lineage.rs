@@ -211,9 +211,13 @@ pub fn spoke_for_workload(
 
 fn speaking<'a>(state: &'a mut State, svid: &Svid, now: SystemTime) -> Result<&'a mut Lineage, LineageError> {
     let serial = svid.serial();
-    let is_retired = |lineage: &Lineage| lineage.retired.contains_key(serial);
-    if state.lineages.iter().any(|(_, lineage)| is_retired(lineage)) {
-        return Err(LineageError::Replaced(serial.to_owned()));
+    let is_retired = |lineage: &&Lineage| lineage.retired.contains_key(serial);
+    let retired_and_frozen = state.lineages.values().find(is_retired).map(|lineage| lineage.frozen);
+    match retired_and_frozen {
+        // Nothing is issued to the newer one either: to ask again is no use.
+        Some(true) => return Err(LineageError::Frozen(serial.to_owned())),
+        Some(false) => return Err(LineageError::Replaced(serial.to_owned())),
+        None => {}
     }
     let lineage = promote(state, svid)?;
     if lineage.frozen {

@@ -157,6 +157,132 @@ fn a_hot_loop_is_slowed_down() {
     assert_eq!(renew_with(&mut state, 1, "b"), Ok(Renewal::Fresh));
 }
 
+fn speak(state: &mut State, serial: u8) -> Result<(), LineageError> {
+    speak_for_workload(state, &svid("/web", serial), now())
+}
+
+/// Notes that the SVID of this serial asked for one of the other.
+fn spoke(state: &mut State, serial: u8, workload: &str) -> Result<(), LineageError> {
+    spoke_for_workload(state, &svid("/web", serial), (workload, now() + HOUR), now())
+}
+
+#[test]
+fn what_is_issued_to_a_workload_belongs_to_no_lineage() {
+    let mut state = begun();
+    speak(&mut state, 1).unwrap();
+    spoke(&mut state, 1, "4d").unwrap();
+    assert_eq!(label(renew_with(&mut state, 0x4d, "b")), "serial-unknown");
+    assert_eq!(label(used(&mut state, &svid("/web", 0x4d))), "serial-unknown");
+    assert_eq!(label(speak(&mut state, 0x4d)), "serial-unknown");
+    // Nor does it take a place there.
+    assert_eq!(renew_with(&mut state, 1, "b"), Ok(Renewal::Fresh));
+    let lineage = &state.lineages[&0];
+    assert!(!lineage.frozen && lineage.retired.is_empty() && lineage.pending.is_none());
+    assert_eq!(
+        lineage.workloads,
+        [("4d".to_owned(), unix_seconds(now() + HOUR))].into()
+    );
+}
+
+#[test]
+fn who_speaks_for_a_workload_must_have_an_svid_of_a_lineage() {
+    let mut state = begun();
+    assert_eq!(label(speak(&mut state, 77)), "serial-unknown");
+    let foreign = speak_for_workload(&mut state, &svid("/orders", 1), now());
+    assert_eq!(label(foreign), "serial-unknown");
+    assert_eq!(label(spoke(&mut state, 77, "4d")), "serial-unknown");
+    assert!(state.lineages[&0].workloads.is_empty());
+}
+
+#[test]
+fn to_speak_for_a_workload_is_a_use() {
+    let mut state = begun();
+    speak(&mut state, 1).unwrap();
+    assert_eq!(state.lineages[&0].current.as_ref().unwrap().serial, "01");
+    succeed(&mut state, &svid("/web", 1), &successor(2, "b")).unwrap();
+    // The old one does not replace the new one, before that is used.
+    speak(&mut state, 1).unwrap();
+    speak(&mut state, 2).unwrap();
+    assert!(state.lineages[&0].retired.contains_key("01"));
+}
+
+#[test]
+fn a_call_for_a_workload_that_a_renewal_has_overtaken_raises_no_alarm() {
+    let mut state = begun();
+    speak(&mut state, 1).unwrap();
+    succeed(&mut state, &svid("/web", 1), &successor(2, "b")).unwrap();
+    used(&mut state, &svid("/web", 2)).unwrap();
+    // Be it before the authority signs or while it does.
+    for refused in [speak(&mut state, 1), spoke(&mut state, 1, "4d")] {
+        let error = refused.unwrap_err();
+        assert_eq!(error, LineageError::Replaced("01".into()));
+        assert!(!error.is_alarm() && error.label() == "serial-replaced");
+    }
+    let lineage = &state.lineages[&0];
+    assert!(!lineage.frozen && lineage.workloads.is_empty());
+    spoke(&mut state, 2, "4e").unwrap();
+}
+
+#[test]
+fn nobody_speaks_for_workloads_on_a_frozen_lineage() {
+    let mut state = begun();
+    succeed(&mut state, &svid("/web", 1), &successor(2, "b")).unwrap();
+    used(&mut state, &svid("/web", 2)).unwrap();
+    speak(&mut state, 2).unwrap();
+    used(&mut state, &svid("/web", 1)).unwrap_err();
+    for serial in [1, 2] {
+        // Not "ask again": that would never end.
+        assert_eq!(label(speak(&mut state, serial)), "lineage-frozen");
+        assert_eq!(label(spoke(&mut state, serial, "4d")), "lineage-frozen");
+    }
+    assert!(state.lineages[&0].workloads.is_empty());
+}
+
+#[test]
+fn so_many_svids_of_workloads_live_at_a_time() {
+    let mut state = begun();
+    begin(&mut state, &successor(9, "z"), &id("/web"), now()).unwrap();
+    let late = now() + HOUR + Duration::from_secs(1);
+    let speak_at = |state: &mut State, serial, when| speak_for_workload(state, &svid("/web", serial), when);
+    for number in 0..MAX_WORKLOADS {
+        let workloads = &mut state.lineages.get_mut(&0).unwrap().workloads;
+        let ends = if number == 0 { now() } else { now() + HOUR };
+        workloads.insert(format!("of workload {number}"), unix_seconds(ends));
+    }
+    assert_eq!(label(speak(&mut state, 1)), "too-many-workloads");
+    assert_eq!(label(spoke(&mut state, 1, "4d")), "too-many-workloads");
+    // Others are not kept from theirs.
+    spoke(&mut state, 9, "4d").unwrap();
+    // When one has expired there is room for one.
+    let soon = now() + Duration::from_secs(1);
+    speak_at(&mut state, 1, soon).unwrap();
+    spoke_for_workload(&mut state, &svid("/web", 1), ("4e", late), soon).unwrap();
+    assert_eq!(label(speak_at(&mut state, 1, soon)), "too-many-workloads");
+    speak_at(&mut state, 1, late).unwrap();
+    assert_eq!(state.lineages[&0].workloads.len(), 1);
+    // It goes on as ever.
+    assert_eq!(renew_with(&mut state, 1, "b"), Ok(Renewal::Fresh));
+}
+
+#[test]
+fn a_lineage_is_remembered_as_long_as_what_its_workloads_have() {
+    let mut state = begun();
+    let ends = now() + HOUR * 3 / 2;
+    spoke_for_workload(&mut state, &svid("/web", 1), ("4d", ends), now()).unwrap();
+    spoke(&mut state, 1, "4e").unwrap();
+    let second = Duration::from_secs(1);
+    let left = |state: &State| state.lineages.get(&0).map(|lineage| lineage.workloads.len());
+    for (when, expected) in [
+        (now() + HOUR, Some(2)),
+        (now() + HOUR + second, Some(1)),
+        (ends, Some(1)),
+        (ends + second, None),
+    ] {
+        state.sweep(when);
+        assert_eq!(left(&state), expected);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Renew { serial: u8, key: u8 },

@@ -10,7 +10,7 @@ use proptest::prelude::{Strategy, proptest};
 use proptest::sample::select;
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::{AuthorityChoice, CertificateFiles, MeshFile, Protocol, VaultAuth, VaultSettings};
+use super::{AuthorityChoice, CertificateFiles, MeshFile, PeerKind, Protocol, VaultAuth, VaultSettings};
 use crate::testing::{key, root};
 
 const FULL: &str = "\
@@ -202,9 +202,25 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
         found.starts_with("5:5: error: `publish` is not supported by this version yet"),
         "{found}"
     );
-    let found = service_error("peer: mtls");
+}
+
+#[test]
+fn a_service_is_a_sidecars_or_a_program_that_does_its_own_tls() {
+    let peer = |lines: &str| {
+        let text = format!("trustDomain: td\nservices:\n  a:\n    run: [x]\n    {lines}\n");
+        parse(&text).unwrap().services["a"].peer
+    };
+    let table = [
+        ("", PeerKind::Watchword),
+        ("peer: watchword", PeerKind::Watchword),
+        ("peer: mtls", PeerKind::Mtls),
+    ];
+    for (lines, expected) in table {
+        assert_eq!(peer(lines), expected, "{lines}");
+    }
+    let found = service_error("peer: istio");
     assert!(
-        found.starts_with("5:11: error: `peer: mtls` is not supported by this version yet"),
+        found.starts_with("5:11: error: expected `watchword` (a sidecar) or `mtls`"),
         "{found}"
     );
 }

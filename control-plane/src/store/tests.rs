@@ -263,3 +263,19 @@ fn what_is_over_is_forgotten_in_time() {
     state.sweep(at(1001 + 24 * 3600));
     assert!(state.tokens.is_empty());
 }
+
+/// As versions before workloads wrote a lineage.
+const OLD_LINEAGE: &str = r#"{"id":"spiffe://example.org/web","current":{"serial":"ab","notAfter":9,"key":"k","chain":[]},"pending":null,"retired":{"old":8},"frozen":false}"#;
+
+#[test]
+fn records_from_before_workloads_are_read_and_written_as_they_were() {
+    let old = Lineage {
+        workloads: Default::default(),
+        ..lineage(9)
+    };
+    assert_eq!(serde_json::from_str::<Lineage>(OLD_LINEAGE).unwrap(), old);
+    // Who goes back to such a version can, as long as no workload asked.
+    assert_eq!(serde_json::to_string(&old).unwrap(), OLD_LINEAGE);
+    let new = serde_json::to_string(&lineage(9)).unwrap();
+    assert_eq!(serde_json::from_str::<Lineage>(&new).unwrap(), lineage(9));
+}

@@ -186,7 +186,7 @@ impl Generation {
         .unwrap()
     }
 
-    /// A client that offers the tunnel and shows no certificate.
+    /// A client that shows no certificate, be it of the tunnel or a foreign one.
     pub(crate) fn without_certificate(&self) -> Result<Self, PublishError> {
         let now = Now::new(self.clock());
         let mut same = Self::from_parts(
@@ -197,7 +197,9 @@ impl Generation {
             &now,
         )?;
         let verifier = SpiffeVerifier::new(Arc::clone(&same.bundle), &provider(), now);
-        same.tunnel_client = client_config(Arc::new(verifier), None, &[TUNNEL_ALPN])?;
+        let verifier = Arc::new(verifier);
+        same.tunnel_client = client_config(Arc::clone(&verifier), None, &[TUNNEL_ALPN])?;
+        same.foreign_client.any = client_config(verifier, None, &[])?;
         Ok(same)
     }
 

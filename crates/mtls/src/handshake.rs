@@ -140,6 +140,11 @@ impl<IO> TlsStream<IO> {
         Peer::of(self.inner.get_ref().1)
     }
 
+    /// What both ends agreed to speak (ALPN).
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.inner.get_ref().1.alpn_protocol()
+    }
+
     /// Whether bytes wait in TLS that the socket has not taken yet.
     pub fn has_unsent(&self) -> bool {
         self.inner.get_ref().1.wants_write()
@@ -276,7 +281,7 @@ where
 {
     let connector = TlsConnector::from(Arc::clone(&generation.tunnel_client));
     let stream = connect(connector, io).await?;
-    if stream.inner.get_ref().1.alpn_protocol() != Some(TUNNEL_ALPN) {
+    if stream.alpn() != Some(TUNNEL_ALPN) {
         return Err(HandshakeError::NotATunnel);
     }
     let peer = expect_peer(&stream, expected)?;

@@ -267,12 +267,156 @@ async fn a_client_without_a_certificate_is_refused_by_a_sidecar_and_let_in_by_th
 
     let (near, far) = duplex(64 * 1024);
     let (_, server) = tokio::join!(anonymous.connect(near, &orders_id), accept_tunnel(&orders, far));
-    // It offers h2 alone, so it is told apart before certificates are.
-    assert_eq!(server.map(|_| ()).unwrap_err().label(), "not-a-tunnel");
+    // It offers h2 alone, as a foreign peer may, but not without a certificate.
+    assert_eq!(server.map(|_| ()).unwrap_err().label(), "no-certificate");
 
     let no_certificate = orders.without_certificate().unwrap();
     let (_, server) = shake(&no_certificate, &orders, ORDERS).await;
     assert_eq!(server.map(|_| ()).unwrap_err().label(), "no-certificate");
+}
+
+/// A foreign client that offers these protocols.
+async fn call_as_foreign(
+    client: &Generation,
+    offers: &[&[u8]],
+    (server, port): (&Generation, ForeignProtocol),
+) -> (
+    Result<TlsStream<DuplexStream>, HandshakeError>,
+    Result<Accepted<DuplexStream>, HandshakeError>,
+) {
+    let mut config = (**client.foreign_client(ForeignProtocol::Any)).clone();
+    config.alpn_protocols = offers.iter().map(|name| name.to_vec()).collect();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let (near, far) = duplex(64 * 1024);
+    tokio::join!(handshake::connect(connector, near), accept(server, far, port))
+}
+
+const TUNNEL: &[u8] = TUNNEL_ALPN;
+const H1: &[u8] = b"http/1.1";
+const H2: &[u8] = b"h2";
+const ODD: &[u8] = b"spdy/3";
+
+#[tokio::test]
+async fn what_a_client_offers_tells_tunnels_from_foreign_peers_and_what_is_spoken() {
+    use ForeignProtocol::{Any, Http1, Http2};
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    type Case<'a> = (
+        &'a [&'a [u8]],
+        ForeignProtocol,
+        Result<(bool, Option<&'a [u8]>), &'a str>,
+    );
+    let tunnel = Ok((true, Some(TUNNEL)));
+    let foreign = |spoken| Ok((false, spoken));
+    let table: [Case<'_>; 19] = [
+        (&[TUNNEL], Any, tunnel),
+        (&[TUNNEL], Http1, tunnel),
+        (&[TUNNEL], Http2, tunnel),
+        // Whoever can, speaks it.
+        (&[H2, TUNNEL], Any, tunnel),
+        (&[H1, H2, TUNNEL], Http1, tunnel),
+        // Nothing is said of what follows, or nothing is offered.
+        (&[], Any, foreign(None)),
+        (&[], Http1, foreign(None)),
+        (&[], Http2, foreign(None)),
+        (&[H1], Any, foreign(None)),
+        (&[H2, H1], Any, foreign(None)),
+        (&[ODD], Any, foreign(None)),
+        // The port decides for those that speak both.
+        (&[H2, H1], Http1, foreign(Some(H1))),
+        (&[H1, H2], Http2, foreign(Some(H2))),
+        (&[H2], Http1, foreign(Some(H2))),
+        (&[H1], Http2, foreign(Some(H1))),
+        (&[ODD, H1], Http1, foreign(Some(H1))),
+        (&[ODD, H2], Http1, foreign(Some(H2))),
+        // RFC 7301, section 3.2.
+        (&[ODD], Http1, Err("tls")),
+        (&[ODD], Http2, Err("tls")),
+    ];
+    for (offers, port, expected) in table {
+        let (client, server) = call_as_foreign(&web, offers, (&orders, port)).await;
+        let found = server.as_ref().map(|accepted| match accepted {
+            Accepted::Tunnel(stream, peer) => {
+                assert_eq!(peer.id(), &id(WEB));
+                (true, stream.alpn())
+            }
+            Accepted::Foreign(stream, peer) => {
+                assert_eq!(peer.id(), &id(WEB));
+                (false, stream.alpn())
+            }
+        });
+        let found = found.map_err(HandshakeError::label);
+        assert_eq!(found, expected, "{offers:?} on a port of {port:?}");
+        match expected {
+            Ok((_, spoken)) => assert_eq!(client.unwrap().alpn(), spoken),
+            Err(_) => assert_eq!(client.map(|_| ()).unwrap_err().label(), "refused-by-peer"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_client_must_prove_an_identity_as_everybody_else() {
+    let authority = Authority::new("root");
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let refused = async |client: &Generation| {
+        let (_, server) = call_as_foreign(client, &[], (&orders, ForeignProtocol::Any)).await;
+        server.map(|_| ()).unwrap_err().label()
+    };
+    for (reason, leaf) in bad_peers(&authority) {
+        assert_eq!(refused(&reckless(&leaf, &authority)).await, reason);
+    }
+    assert_eq!(refused(&orders.without_certificate().unwrap()).await, "no-certificate");
+}
+
+#[tokio::test]
+async fn a_place_for_tunnels_alone_refuses_a_foreign_peer() {
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let (near, far) = duplex(64 * 1024);
+    let (expected, protocol) = (id(ORDERS), ForeignProtocol::Http2);
+    let (_, server) = tokio::join!(
+        connect_foreign(&web, near, (&expected, protocol)),
+        accept_tunnel(&orders, far)
+    );
+    assert_eq!(server.map(|_| ()).unwrap_err().label(), "not-a-tunnel");
+}
+
+#[tokio::test]
+async fn a_foreign_server_must_be_whom_the_directory_expects() {
+    use ForeignProtocol::{Any, Http1, Http2};
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let orders = credentials(&authority.leaf(ORDERS), authority.bundle())
+        .current()
+        .unwrap();
+    let call = async |server: &Generation, expected: &str, protocol| {
+        let (near, far) = duplex(64 * 1024);
+        let expected = id(expected);
+        let (client, _) = tokio::join!(
+            connect_foreign(&web, near, (&expected, protocol)),
+            accept(server, far, protocol)
+        );
+        client
+    };
+    for (protocol, spoken) in [(Any, None), (Http1, Some(H1)), (Http2, Some(H2))] {
+        let (stream, peer) = call(&orders, ORDERS, protocol).await.unwrap();
+        assert_eq!((peer.id(), stream.alpn()), (&id(ORDERS), spoken));
+        let error = call(&orders, WEB, protocol).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.label(), "unexpected-peer");
+        assert_eq!(error.to_string(), format!("expected {WEB}, but {ORDERS} answered"));
+    }
+    for (reason, leaf) in bad_peers(&authority) {
+        let error = call(&reckless(&leaf, &authority), WEB, Any).await.map(|_| ());
+        assert_eq!(error.unwrap_err().label(), reason);
+    }
 }
 
 #[tokio::test(start_paused = true)]

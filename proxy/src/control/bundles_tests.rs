@@ -1,46 +1,9 @@
 #![allow(clippy::unwrap_used)]
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use rustls_pki_types::CertificateDer;
 use watchword_daemon::{Clock, SystemClock};
-use watchword_identity::TrustDomain;
 use watchword_mtls::Now;
 
 use super::*;
-
-struct Root {
-    der: CertificateDer<'static>,
-    signer: Issuer<'static, KeyPair>,
-}
-
-impl Root {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let der = params.self_signed(&key).unwrap().der().clone();
-        let signer = Issuer::new(params, key);
-        Self { der, signer }
-    }
-
-    fn leaf(&self) -> (Svid, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI("spiffe://example.org/web".try_into().unwrap())];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let leaf = params.signed_by(&key, &self.signer).unwrap();
-        (
-            Svid::from_chain(vec![leaf.der().clone()]).unwrap(),
-            PrivateKeyDer::from(key),
-        )
-    }
-}
-
-fn bundle(roots: &[&Root]) -> Bundle {
-    let domain = TrustDomain::new("example.org").unwrap();
-    Bundle::new(domain, roots.iter().map(|root| root.der.clone()).collect()).unwrap()
-}
+use crate::testing::{Root, bundle, id};
 
 fn bundles() -> Bundles {
     Bundles::new(Credentials::new(Now::new(|| SystemClock.now())))
@@ -51,7 +14,7 @@ fn in_force(bundles: &Bundles) -> Bundle {
 }
 
 fn renew(bundles: &Bundles, root: &Root, number: Number, bundle: Bundle) -> Result<u64, PublishError> {
-    let (svid, key) = root.leaf();
+    let (svid, key) = root.leaf(&id("/web"));
     bundles.with_certificate(&svid, &key, number, bundle)
 }
 

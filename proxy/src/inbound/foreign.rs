@@ -41,7 +41,7 @@ pub(super) async fn serve(
         visitor: Arc::new(visitor),
         protocol,
     };
-    let end = ForeignEnd::new(mesh, peer, &generation);
+    let end = ForeignEnd::new((&mesh.credentials, &mesh.clock), peer, &generation);
     drop(generation);
     let limits = Limits {
         goodbye: end.goodbye(),

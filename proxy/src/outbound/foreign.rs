@@ -2,7 +2,6 @@
 //! call, with our identity for the app's, that ends with the certificates it
 //! stands on.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -79,7 +78,7 @@ async fn connect(mesh: &Mesh, endpoint: &Endpoint, spoken: ForeignProtocol) -> R
         began.elapsed(),
     );
     let (tls, peer) = shaken.map_err(|error| Ended::failed(error.label(), format!("{}: {error}", endpoint.address)))?;
-    let end = ForeignEnd::new(mesh, peer, &Arc::clone(&generation));
+    let end = ForeignEnd::new((&mesh.credentials, &mesh.clock), peer, &generation);
     Ok((ForeignTls::new(tls), end))
 }
 

@@ -32,10 +32,6 @@ impl Answers {
         self.sent.to_string()
     }
 
-    pub(super) fn has_sent(&self) -> bool {
-        self.sent > 0
-    }
-
     /// What a request says.
     pub(super) fn read(&mut self, nonce: &str, error: Option<&ErrorDetail>) -> Said {
         // A client that has come back from another stream may show its nonce first.

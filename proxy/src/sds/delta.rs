@@ -1,17 +1,14 @@
 //! A stream on which each response has what has changed ("incremental").
 //! Pure: no sockets, no tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use watchword_proto::sds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, SECRET_TYPE};
 
 use super::answers::{Answers, Said};
-use super::names::{find, known};
+use super::names::{WILDCARD, find, known};
 use super::{MAX_NAMES, Missing, Wrong, check_names};
 use crate::workloads::Material;
-
-/// Asks for all.
-const WILDCARD: &str = "*";
 
 /// One stream.
 #[derive(Default)]
@@ -19,82 +16,97 @@ pub(super) struct Delta {
     answers: Answers,
     is_begun: bool,
     wants_all: bool,
-    /// What is subscribed to, with the version that the client has; `None`: it
-    /// must be told.
-    names: BTreeMap<String, Option<String>>,
-    /// Said to be gone.
-    removed: Vec<String>,
+    /// Asked for by name.
+    names: BTreeSet<String>,
+    /// What the client knows of a name: its version, or that there is none.
+    /// What it knows nothing of, it must be told.
+    told: BTreeMap<String, Option<String>>,
 }
 
 impl Delta {
     /// Takes a request. What it says of the last response is for the log.
-    pub(super) fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
+    pub(super) fn request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
         if !request.type_url.is_empty() && request.type_url != SECRET_TYPE {
             return Err(Wrong::Type(request.type_url));
         }
         check_names(&request.resource_names_subscribe, MAX_NAMES)?;
-        if !self.is_begun {
-            self.is_begun = true;
-            self.wants_all = request.resource_names_subscribe.is_empty();
-            check_names(request.initial_resource_versions.keys(), MAX_NAMES)?;
-            let had = request.initial_resource_versions.into_iter();
-            self.names = had.map(|(name, version)| (name, Some(version))).collect();
-            self.names
-                .retain(|name, _| request.resource_names_subscribe.contains(name) || self.wants_all);
+        if self.is_begun {
+            // What is asked for again is told again.
+            for name in &request.resource_names_subscribe {
+                self.told.remove(name);
+            }
+        } else {
+            self.begin(&mut request)?;
         }
         for name in request.resource_names_subscribe {
-            match name.as_str() {
-                WILDCARD => self.wants_all = true,
-                // What is asked for again is told again.
-                _ if self.answers.has_sent() => _ = self.names.insert(name, None),
-                _ => _ = self.names.entry(name).or_default(),
+            if name == WILDCARD {
+                self.wants_all = true;
+            } else {
+                self.names.insert(name);
             }
         }
         for name in request.resource_names_unsubscribe {
-            self.names.remove(&name);
-            self.wants_all &= name != WILDCARD;
+            if name == WILDCARD {
+                self.wants_all = false;
+                self.told.retain(|told, _| self.names.contains(told));
+            } else {
+                self.names.remove(&name);
+                // Where all is wanted, the client has thrown it away, and needs it.
+                self.told.remove(&name);
+            }
         }
-        check_names(self.names.keys(), MAX_NAMES)?;
+        check_names(&self.names, MAX_NAMES)?;
         // A subscription counts whatever response the client has seen last.
         Ok(self
             .answers
             .read(&request.response_nonce, request.error_detail.as_ref()))
     }
 
+    fn begin(&mut self, request: &mut DeltaDiscoveryRequest) -> Result<(), Wrong> {
+        self.is_begun = true;
+        let asked = &request.resource_names_subscribe;
+        let is_wanted = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name || asked == WILDCARD);
+        self.wants_all = asked.is_empty();
+        let had = std::mem::take(&mut request.initial_resource_versions);
+        check_names(had.keys(), MAX_NAMES)?;
+        let had = had.into_iter().filter(|(name, _)| is_wanted(name));
+        self.told = had.map(|(name, version)| (name, Some(version))).collect();
+        Ok(())
+    }
+
     /// What is to be sent, if anything: after a request, and whenever there is
     /// new material. A rejected version is never sent again.
     pub(super) fn respond(&mut self, material: &Material) -> Result<Option<DeltaDiscoveryResponse>, Missing> {
+        let mut wanted = self.names.clone();
         if self.wants_all {
-            for name in known(material) {
-                self.names.entry(name).or_default();
-            }
+            wanted.extend(known(material));
         }
-        let mut resources = Vec::new();
-        let mut gone = Vec::new();
-        for (name, has) in &mut self.names {
-            match find(name, material) {
-                Some(named) if has.as_ref() != Some(&named.version) => {
-                    *has = Some(named.version.clone());
-                    resources.push(Resource {
-                        name: named.name,
-                        version: named.version,
-                        resource: Some(named.secret.into()),
-                    });
-                }
-                Some(_) => {}
+        let (mut resources, mut gone) = (Vec::new(), Vec::new());
+        let mut is_any_there = false;
+        // What was known, and told to who wants all, may be wanted no more.
+        let all: BTreeSet<String> = wanted.iter().chain(self.told.keys()).cloned().collect();
+        for name in all {
+            let named = find(&name, material);
+            is_any_there |= named.is_some();
+            let version = named.as_ref().map(|named| named.version.clone());
+            if self.told.get(&name) == Some(&version) {
+                continue;
+            }
+            match named {
+                Some(named) => resources.push(Resource {
+                    name: named.name,
+                    version: named.version,
+                    resource: Some(named.secret.into()),
+                }),
                 None => gone.push(name.clone()),
             }
+            self.told.insert(name, version);
         }
-        if !self.names.is_empty() && gone.len() == self.names.len() {
-            return Err(Missing::new(gone, material));
+        if !wanted.is_empty() && !is_any_there {
+            return Err(Missing::new(wanted.into_iter().collect(), material));
         }
-        let news: Vec<String> = gone
-            .iter()
-            .filter(|name| !self.removed.contains(name))
-            .cloned()
-            .collect();
-        self.removed = gone;
-        if resources.is_empty() && news.is_empty() {
+        self.told.retain(|name, _| wanted.contains(name));
+        if resources.is_empty() && gone.is_empty() {
             return Ok(None);
         }
         Ok(Some(DeltaDiscoveryResponse {
@@ -102,7 +114,11 @@ impl Delta {
             resources,
             type_url: SECRET_TYPE.to_owned(),
             nonce: self.answers.next_nonce(),
-            removed_resources: news,
+            removed_resources: gone,
         }))
     }
 }
+
+#[cfg(test)]
+#[path = "delta_tests.rs"]
+mod tests;

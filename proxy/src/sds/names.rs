@@ -19,6 +19,8 @@ use crate::workloads::Material;
 pub(super) const DEFAULT: &str = "default";
 pub(super) const OWN_ROOTS: &str = "ROOTCA";
 pub(super) const ALL_ROOTS: &str = "ALL";
+/// Asks for all (xDS).
+pub(super) const WILDCARD: &str = "*";
 
 /// A secret with its name and version.
 pub(super) struct Named {
@@ -94,3 +96,7 @@ fn version(bundle: &Bundle, only: Option<&TrustDomain>) -> String {
     }
     format!("{:016x}", hash.finish())
 }
+
+#[cfg(test)]
+#[path = "names_tests.rs"]
+mod tests;

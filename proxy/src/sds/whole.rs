@@ -4,7 +4,7 @@
 use watchword_proto::sds::{DiscoveryRequest, DiscoveryResponse, SECRET_TYPE};
 
 use super::answers::{Answers, Said};
-use super::names::{find, known};
+use super::names::{WILDCARD, find, known};
 use super::{MAX_NAMES, Missing, Wrong, check_names};
 use crate::workloads::Material;
 
@@ -12,8 +12,12 @@ use crate::workloads::Material;
 #[derive(Default)]
 pub(super) struct Whole {
     answers: Answers,
-    /// Empty: all.
+    /// Of the last request, in order.
     names: Option<Vec<String>>,
+    /// Who has named something, and names nothing now, wants nothing any more;
+    /// before, to name nothing asks for all (xDS, "How the client specifies
+    /// what resources to return").
+    has_named: bool,
     sent: String,
 }
 
@@ -32,6 +36,7 @@ impl Whole {
             .read(&request.response_nonce, request.error_detail.as_ref());
         // A stale request says nothing of what is wanted now, either.
         if said != Said::Stale && self.names.as_ref() != Some(&names) {
+            self.has_named |= !names.is_empty();
             self.names = Some(names);
             self.sent.clear();
         }
@@ -41,7 +46,7 @@ impl Whole {
     /// What is to be sent, if anything: after a request, and whenever there is
     /// new material. A rejected version is never sent again.
     pub(super) fn respond(&mut self, material: &Material) -> Result<Option<DiscoveryResponse>, Missing> {
-        let Some(names) = &self.names else {
+        let Some(names) = self.names.as_ref().filter(|names| !names.is_empty() || !self.has_named) else {
             return Ok(None);
         };
         let (version, resources) = secrets(names, material)?;
@@ -60,7 +65,7 @@ pub(super) fn once(request: DiscoveryRequest, material: &Material) -> Result<Dis
     stream.request(request)?;
     let missing: Vec<String> = names
         .into_iter()
-        .filter(|name| find(name, material).is_none())
+        .filter(|name| name != WILDCARD && find(name, material).is_none())
         .collect();
     if !missing.is_empty() {
         return Err(Missing::new(missing, material).into());
@@ -73,11 +78,15 @@ type Secrets = (String, Vec<watchword_proto::sds::Packed>);
 
 /// Those that are there; at least one must be.
 fn secrets(names: &[String], material: &Material) -> Result<Secrets, Missing> {
-    let all = if names.is_empty() {
-        known(material)
-    } else {
-        names.to_vec()
-    };
+    let mut all = Vec::new();
+    if names.is_empty() || names.iter().any(|name| name == WILDCARD) {
+        all = known(material);
+    }
+    for name in names {
+        if name != WILDCARD && !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
     let found: Vec<_> = all.iter().filter_map(|name| find(name, material)).collect();
     if found.is_empty() {
         return Err(Missing::new(all, material));
@@ -97,3 +106,7 @@ fn response(version: String, resources: Vec<watchword_proto::sds::Packed>, nonce
         nonce,
     }
 }
+
+#[cfg(test)]
+#[path = "whole_tests.rs"]
+mod tests;

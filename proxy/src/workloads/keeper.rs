@@ -1,8 +1,10 @@
 //! Keeps one caller's certificates fresh, as long as somebody follows them.
 //!
 //! Invariants: a key is used for one certificate; what has ended is not told
-//! any more; a failure costs nothing before the certificate ends.
+//! any more; a failure costs nothing before the certificate ends; no other ID
+//! ever stands in for the default one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +22,9 @@ use crate::telemetry::Telemetry;
 
 /// After a call that our own renewal has overtaken.
 const OVERTAKEN: Duration = Duration::from_millis(250);
+/// So often: if it goes on, somebody else has renewed our certificate, and
+/// nothing helps soon.
+const OVERTAKEN_IN_A_ROW: u32 = 4;
 
 /// Signs for workloads.
 pub(super) trait Issue: Send + Sync {
@@ -96,75 +101,86 @@ impl<I: Issue> Keeper<I> {
                 return;
             }
             for index in 0..self.slots.len() {
-                self.obtain(index).await;
+                self.obtain(index, &mut generations).await;
             }
         }
     }
 
     /// When something is to be done: a try, or to withdraw what has ended.
     fn next(&self) -> SystemTime {
-        let now = self.clock.now();
-        let ends = self
-            .slots
-            .iter()
-            .filter_map(|slot| slot.held.as_ref().map(|held| held.svid.not_after()));
         let dues = self.slots.iter().map(|slot| slot.due);
-        dues.chain(ends.filter(|end| *end >= now).map(|end| end + Duration::from_millis(1)))
-            .min()
-            .unwrap_or(now)
+        dues.chain(self.next_end()).min().unwrap_or_else(|| self.clock.now())
     }
 
-    async fn obtain(&mut self, index: usize) {
+    /// When the next certificate will have ended.
+    fn next_end(&self) -> Option<SystemTime> {
+        let now = self.clock.now();
+        let held = self.slots.iter().filter_map(|slot| slot.held.as_ref());
+        let ends = held.map(|held| held.svid.not_after()).filter(|end| *end >= now);
+        ends.min().map(|end| end + Duration::from_millis(1))
+    }
+
+    async fn obtain(&mut self, index: usize, generations: &mut watch::Receiver<u64>) {
         let now = self.clock.now();
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.due <= now) else {
             return;
         };
-        let issued = match request_for(&mut slot.request, &slot.id) {
-            Ok(request) => self.issuer.issue(request).await,
+        let made = request_for(&mut slot.request, &slot.id).map(|_| ());
+        let issued = match made {
+            Ok(()) => self.ask(index, generations).await,
             Err(error) => Err(error.into()),
         };
         let now = self.clock.now();
+        let Some(slot) = self.slots.get_mut(index) else {
+            return;
+        };
         match issued {
             Ok(svid) => {
                 self.telemetry.workload_issued("ok");
-                let Some(request) = slot.request.take() else {
-                    return;
-                };
-                slot.due = renew_at(now, svid.not_after(), fastrand::f64());
-                slot.failures = 0;
-                slot.failure = None;
-                tracing::info!(id = %slot.id, serial = svid.serial(), "new certificate for a workload");
-                let key = Zeroizing::new(request.key.secret_pkcs8_der().to_vec());
-                slot.held = Some(Arc::new(Held { svid, key }));
+                slot.succeed(svid, now);
             }
             Err(error) => {
                 self.telemetry.workload_issued("failed");
-                slot.failures += 1;
-                slot.due = now + slot.pause(&error, now);
-                tracing::warn!(
-                    id = %slot.id, reason = %error, failures = slot.failures,
-                    "no new certificate for a workload; will try again"
-                );
-                slot.failure = Some(Failure {
-                    denied: error.is_denial(),
-                    reason: error.to_string().into(),
-                });
+                slot.fail(&error, now);
             }
+        }
+    }
+
+    /// One call. What ends or changes meanwhile is told at once: it may take long.
+    async fn ask(&self, index: usize, generations: &mut watch::Receiver<u64>) -> Result<Svid, ObtainError> {
+        let Some(request) = self.slots.get(index).and_then(|slot| slot.request.as_ref()) else {
+            return Err(ObtainError::Answer("nothing was asked".into()));
+        };
+        let mut call = pin!(self.issuer.issue(request));
+        loop {
+            let end = async {
+                match self.next_end() {
+                    Some(end) => sleep_until(&self.clock, end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                issued = &mut call => return issued,
+                () = end => {}
+                changed = generations.changed() => if changed.is_err() {
+                    return call.await;
+                },
+            }
+            self.publish();
         }
     }
 
     fn publish(&self) {
         let now = self.clock.now();
         let valid = |slot: &Slot| slot.held.clone().filter(|held| now <= held.svid.not_after());
-        let svids: Vec<Arc<Held>> = self.slots.iter().filter_map(valid).collect();
-        // Another one must not stand in for the default.
-        let has_default = self.slots.first().and_then(valid).is_some();
-        let latest = match self.credentials.current() {
-            Some(current) if has_default => Latest::Ready(Arc::new(Material {
-                svids,
+        let default = self.slots.first();
+        // Without the first there is none at all: the next one would be taken for it.
+        let latest = match (self.credentials.current(), default.and_then(valid)) {
+            (Some(current), Some(_)) => Latest::Ready(Arc::new(Material {
+                svids: self.slots.iter().filter_map(valid).collect(),
                 bundle: Arc::clone(current.bundle()),
             })),
-            _ => match self.slots.iter().find_map(|slot| slot.failure.clone()) {
+            _ => match default.and_then(|slot| slot.failure.clone()) {
                 Some(failure) => Latest::None(failure),
                 None => Latest::Waiting,
             },
@@ -185,8 +201,33 @@ impl<I: Issue> Keeper<I> {
 }
 
 impl Slot {
+    fn succeed(&mut self, svid: Svid, now: SystemTime) {
+        let Some(request) = self.request.take() else {
+            return;
+        };
+        self.due = renew_at(now, svid.not_after(), fastrand::f64());
+        self.failures = 0;
+        self.failure = None;
+        tracing::info!(id = %self.id, serial = svid.serial(), "new certificate for a workload");
+        let key = Zeroizing::new(request.key.secret_pkcs8_der().to_vec());
+        self.held = Some(Arc::new(Held { svid, key }));
+    }
+
+    fn fail(&mut self, error: &ObtainError, now: SystemTime) {
+        self.failures += 1;
+        self.due = now + self.pause(error, now);
+        tracing::warn!(
+            id = %self.id, reason = %error, failures = self.failures,
+            "no new certificate for a workload; will try again"
+        );
+        self.failure = Some(Failure {
+            denied: error.is_denial(),
+            reason: error.to_string().into(),
+        });
+    }
+
     fn pause(&self, error: &ObtainError, now: SystemTime) -> Duration {
-        if error.is_overtaken() {
+        if error.is_overtaken() && self.failures <= OVERTAKEN_IN_A_ROW {
             return OVERTAKEN;
         }
         let end = self.held.as_ref().map(|held| held.svid.not_after());
