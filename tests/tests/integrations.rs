@@ -40,7 +40,11 @@ fn each_block_is_a_part_of_the_tested_file_that_it_names() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(block.len() <= 10, "{file}: {} lines are not ten", block.len());
-        assert!(is_part(&block, &text), "{file} has no such lines:\n{}", block.join("\n"));
+        assert!(
+            is_part(&block, &text),
+            "{file} has no such lines:\n{}",
+            block.join("\n")
+        );
     }
 }
 

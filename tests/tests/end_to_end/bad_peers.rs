@@ -167,24 +167,22 @@ fn each_bad_client_is_refused_with_a_reason_of_its_own_in_log_and_metric() {
     let target = address(&mesh, "orders-1", 0);
     let present = |pem: &str| write(&mesh, "client.pem", pem);
     for (reason, pem) in bad_certificates((&authority, &Authority::root_of(&mesh)), WEB) {
-        let certificate = present(&pem);
-        let (alpn, version) = ("watchword/1", "TLSv1_3");
-        attack(
-            &mesh,
-            &target,
-            &Attack {
+        // As a sidecar, and as a program that does its own TLS.
+        for alpn in ["watchword/1", "http/1.1"] {
+            let attacker = Attack {
                 reason,
-                certificate,
+                certificate: present(&pem),
                 alpn,
-                version,
-            },
-        );
+                version: "TLSv1_3",
+            };
+            attack(&mesh, &target, &attacker);
+        }
     }
     // Whom nothing is wrong with, but for the way it speaks.
     let good = present(&authority.leaf(WEB, |_| {}));
     let table = [
         ("no-certificate", "", "watchword/1", "TLSv1_3"),
-        ("not-a-tunnel", good.as_str(), "h2", "TLSv1_3"),
+        ("tls", good.as_str(), "gopher/1", "TLSv1_3"),
         ("tls", good.as_str(), "watchword/1", "TLSv1_2"),
     ];
     for (reason, certificate, alpn, version) in table {

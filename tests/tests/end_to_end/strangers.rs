@@ -123,8 +123,8 @@ fn a_peer_without_a_certificate_is_refused() {
 }
 
 #[test]
-fn a_peer_that_does_not_speak_the_tunnel_protocol_is_refused() {
-    attack(&mesh(), "http/1.1", "", "not-a-tunnel");
+fn a_peer_that_does_not_speak_the_tunnel_protocol_has_to_show_a_certificate_as_well() {
+    attack(&mesh(), "http/1.1", "", "no-certificate");
 }
 
 #[test]
