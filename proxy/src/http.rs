@@ -57,7 +57,7 @@ use crate::visitor::Visitor;
 
 pub(crate) use pipe::{News, pipe};
 pub(crate) use reset_on_drop::ResetOnDrop;
-pub(crate) use strict::{HEAD_DEADLINE, PREFACE};
+pub(crate) use strict::{Framing, HEAD_DEADLINE, PREFACE};
 
 /// Bytes on the way to us per HTTP/2 connection and stream.
 const H2_WINDOW: u32 = 1024 * 1024;

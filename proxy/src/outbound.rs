@@ -47,12 +47,14 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
         }
     };
     let _ = watch_peer(&app);
-    let foreign = endpoints.first().filter(|endpoint| endpoint.peer == PeerKind::Mtls);
-    let protocol = foreign.map(|endpoint| endpoint.protocol);
-    let choice = Choice::new(endpoints, dialled);
-    let ended = match protocol {
-        Some(protocol) => Box::pin(foreign::carry(mesh, app, protocol, choice, &mut connection)).await,
-        None => Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await,
+    let is_foreign = endpoints
+        .first()
+        .is_some_and(|endpoint| endpoint.peer == PeerKind::Mtls);
+    let ended = if is_foreign {
+        Box::pin(foreign::carry(mesh, app, (dialled, endpoints), &mut connection)).await
+    } else {
+        let choice = Choice::new(endpoints, dialled);
+        Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await
     };
     connection.end(&ended);
 }

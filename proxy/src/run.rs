@@ -95,7 +95,10 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
     }
     follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
-    tracing::info!(role = ?config.role, workers = workers.len(), "started");
+    match config.role {
+        Role::Sidecar => tracing::info!(workers = config.workers, "sidecar started"),
+        Role::Agent => tracing::info!("agent started"),
+    }
     shutdown.requested().await;
     tracing::info!("stopping");
     for worker in workers {

@@ -21,7 +21,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use self::framing::Framing;
+pub(crate) use self::framing::Framing;
 use super::fault::{Fault, MARK};
 use super::hear_out::Rest;
 

@@ -1,7 +1,12 @@
-//! A call to a program that does its own mutual TLS: a connection for each
-//! call, with our identity for the app's, that ends with the certificates it
-//! stands on.
+//! A call to a program that does its own mutual TLS: with our identity for the
+//! app's, on connections that end with the certificates they stand on. HTTP
+//! goes on over another one in time.
 
+mod http1;
+mod http2;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -12,7 +17,7 @@ use watchword_mtls::{ForeignProtocol, HandshakeError, connect_foreign};
 use watchword_proto::directory::Protocol;
 use watchword_tunnel::AppStream;
 
-use crate::balance::Choice;
+use crate::balance::{Choice, OpenStream};
 use crate::connection::Connection;
 use crate::dial::watch_peer;
 use crate::directory::Endpoint;
@@ -24,41 +29,87 @@ use crate::mesh::Mesh;
 use crate::refusal::{Refusal, Why};
 use crate::relay::relay;
 
-/// Tries the endpoints, each once, until one proves to be whom the directory
-/// expects. No byte of the app's goes out before.
+/// Carries the call to its end.
 pub(super) async fn carry(
     mesh: &Mesh,
     mut app: TcpStream,
-    protocol: Protocol,
-    mut choice: Choice,
+    (dialled, endpoints): (SocketAddr, Arc<[Endpoint]>),
     connection: &mut Connection,
 ) -> Ended {
+    let protocol = endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol);
     connection.set_protocol(protocol);
     app.guard(true);
     let (spoken, read) = match spoken(&mut app, protocol).await {
         Ok(spoken) => spoken,
         Err(error) => return Ended::failed("app-reset", error.to_string()),
     };
-    let mut last = Ended::failed("no-endpoint", "");
-    while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
-        connection.set_peer(endpoint.id.to_string());
-        let _counted = mesh.loads.open(endpoint.address);
-        match connect(mesh, &endpoint, spoken).await {
-            Ok((called, end)) => {
-                mesh.loads.succeeded(endpoint.address);
-                return tokio::select! {
-                    ended = relay((app, read), called, Verdict::none()) => ended,
-                    reason = end.over(Usage::Server) => Ended::failed("cut", Why::label_of(reason)),
-                };
-            }
-            Err(ended) => {
-                mesh.loads.failed(endpoint.address, Instant::now());
-                last = ended;
+    let mut calling = Calling {
+        mesh,
+        dialled,
+        endpoints,
+        connection,
+    };
+    if spoken == ForeignProtocol::Http1 {
+        return http1::carry(&mut calling, app, read).await;
+    }
+    let called = match calling.connect(spoken).await {
+        Ok(called) => called,
+        Err(ended) => {
+            app.abort();
+            return ended;
+        }
+    };
+    if spoken == ForeignProtocol::Http2 {
+        return http2::carry(called, app, read).await;
+    }
+    tokio::select! {
+        ended = relay((app, read), called.stream, Verdict::none()) => ended,
+        reason = called.end.over(Usage::Server) => Ended::failed("cut", Why::label_of(reason)),
+    }
+}
+
+/// Whom a call is for.
+struct Calling<'a> {
+    mesh: &'a Mesh,
+    dialled: SocketAddr,
+    endpoints: Arc<[Endpoint]>,
+    connection: &'a mut Connection,
+}
+
+/// A connection to one of them.
+struct Called {
+    stream: ForeignTls,
+    end: ForeignEnd,
+    _counted: OpenStream,
+}
+
+impl Calling<'_> {
+    /// Tries the endpoints, each once, until one proves to be whom the
+    /// directory expects. No byte of the app's goes out before.
+    async fn connect(&mut self, spoken: ForeignProtocol) -> Result<Called, Ended> {
+        let mesh = self.mesh;
+        let mut choice = Choice::new(Arc::clone(&self.endpoints), self.dialled);
+        let mut last = Ended::failed("no-endpoint", "");
+        while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
+            self.connection.set_peer(endpoint.id.to_string());
+            let counted = mesh.loads.open(endpoint.address);
+            match connect(mesh, &endpoint, spoken).await {
+                Ok((stream, end)) => {
+                    mesh.loads.succeeded(endpoint.address);
+                    return Ok(Called {
+                        stream,
+                        end,
+                        _counted: counted,
+                    });
+                }
+                Err(ended) => {
+                    mesh.loads.failed(endpoint.address, Instant::now());
+                    last = ended;
+                }
             }
         }
+        Err(last)
     }
-    app.abort();
-    last
 }
 
 async fn connect(mesh: &Mesh, endpoint: &Endpoint, spoken: ForeignProtocol) -> Result<(ForeignTls, ForeignEnd), Ended> {

@@ -38,7 +38,7 @@ fn counted(mesh: &Mesh, name: &str) -> u64 {
 fn an_envoy_with_secrets_from_our_socket_calls_and_is_called_and_loses_nothing_while_they_rotate() {
     let mesh = mesh();
     let calls = Load::plain(&mesh, "far", "http://127.0.0.1:9000/open", "kept");
-    let called = Load::plain(&mesh, "web", "http://far:8443/", "fresh");
+    let called = Load::plain(&mesh, "web", "http://far:8443/", "kept");
     // The first is no rotation.
     wait_until("five rotations", || {
         counted(&mesh, "sds.default.update_success") > 5

@@ -55,7 +55,7 @@ fn load<'a>(mesh: &Mesh, from: &'a str, to: &'a str) -> Load {
 fn programs_of_three_languages_call_and_are_called_and_lose_nothing_while_certificates_rotate() {
     let mesh = with_programs(OTHERS).up().unwrap();
     let calls = ["go", "python", "rust"].map(|from| load(&mesh, from, "web"));
-    let called = ["go", "python", "rust"].map(|to| Load::plain(&mesh, "web", &format!("http://{to}:8443/"), "fresh"));
+    let called = ["go", "python", "rust"].map(|to| Load::plain(&mesh, "web", &format!("http://{to}:8443/"), "kept"));
     let among_them = load(&mesh, "python", "go");
     mesh.output()
         .wait_for("sixteen certificates for one service", {
