@@ -3,7 +3,7 @@
 
 use watchword_tests::{Mesh, wait_until};
 
-use super::{Load, mesh_file};
+use super::{Load, mesh_file, printed, run};
 use crate::apps::curl;
 
 const CONFIGURATION: &str = include_str!("envoy.yaml");
@@ -61,6 +61,54 @@ fn an_envoy_with_secrets_from_our_socket_calls_and_is_called_and_loses_nothing_w
         "http://far:8443/",
     ]);
     assert_eq!(mesh.exec_ok("web", &http2).unwrap(), "hello from envoy\n2");
+}
+
+#[test]
+fn kept_grpc_connections_to_an_envoy_move_on_in_time_and_lose_no_call() {
+    let mesh = mesh();
+    let fortio = mesh.file().lend("fortio").unwrap();
+    let fortio = fortio.to_str().unwrap();
+    let server = [
+        fortio,
+        "server",
+        "-http-port",
+        "127.0.0.1:8078",
+        "-grpc-port",
+        "127.0.0.1:8079",
+    ];
+    let no_more = [
+        "-redirect-port",
+        "disabled",
+        "-tcp-port",
+        "disabled",
+        "-udp-port",
+        "disabled",
+    ];
+    let _server = Load::start(&mesh, "far", &[&server[..], &no_more[..]].concat());
+    wait_until("the server behind the Envoy", || {
+        let ping = run(&mesh, "web", &[fortio, "grpcping", "-n", "1", "far:8443"]);
+        ping.status.success()
+    })
+    .unwrap();
+    // Longer than two certificates live one after the other.
+    let load = [
+        fortio, "load", "-grpc", "-ping", "-c", "4", "-qps", "200", "-t", "15s", "-json", "-", "far:8443",
+    ];
+    let result: serde_json::Value = serde_json::from_str(&printed(&run(&mesh, "web", &load))).unwrap();
+    let counts = result["RetCodes"].as_object().unwrap();
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["SERVING"], "{counts:?}");
+    assert!(counts["SERVING"].as_u64().unwrap() > 1000, "{counts:?}");
+    // Two for each of the four at least.
+    let lines = || mesh.output().text();
+    wait_until("the ends of the first connections", || {
+        let text = lines();
+        let ended = text.lines().filter(|line| {
+            line.contains("direction=outbound") && line.contains("dialled=240.") && line.contains("result=ok")
+        });
+        ended.count() >= 8
+    })
+    .unwrap();
+    assert!(!lines().contains("reason=cut"), "{}", lines());
 }
 
 #[test]

@@ -38,13 +38,15 @@ fn each_process_that_an_agent_serves_has_keys_of_its_own_and_they_are_replaced_i
 
 #[test]
 fn the_workload_api_is_served_by_its_socket_alone() {
-    let mesh = mesh();
-    let agent = agent(&mesh, &["spiffe://example.org/batch"]);
-    let listening = watchword_tests::run(std::process::Command::new("ss").args(["-Hltnp"])).unwrap();
-    let own = format!("pid={},", agent.pid());
-    let own: Vec<&str> = listening.lines().filter(|line| line.contains(&own)).collect();
-    // Health and metrics.
-    assert_eq!(own.len(), 1, "{own:?}");
+    let services = "web: {run: [sleep, infinity]}\nguest: {run: [sleep, infinity], peer: mtls}\n";
+    let mesh = MeshFile::new(services, POLICIES).unwrap().up().unwrap();
+    // A sidecar's redirects and its health; of an agent its health alone.
+    for (service, expected) in [("web", &["15001", "15006", "15020"][..]), ("guest", &["15020"])] {
+        let listening = mesh.exec_ok(service, &["ss", "-Hltn"]).unwrap();
+        let port = |line: &str| Some(line.split_whitespace().nth(3)?.rsplit(':').next()?.to_owned());
+        let ports: std::collections::BTreeSet<String> = listening.lines().filter_map(port).collect();
+        assert_eq!(ports.iter().collect::<Vec<_>>(), expected, "{service}: {listening}");
+    }
 }
 
 #[test]
