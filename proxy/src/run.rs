@@ -86,19 +86,13 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     };
     let mut tasks = JoinSet::new();
     serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
-    let control_plane = ControlPlane::new(
-        config.control_plane.address.clone(),
-        config.control_plane.id.0.clone(),
-        mesh.dialler,
-    );
+    let given = &config.control_plane;
+    let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
     if let Some(listener) = workload_socket {
         serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
     }
     follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
-    match config.role {
-        Role::Sidecar => tracing::info!(workers = config.workers, "sidecar started"),
-        Role::Agent => tracing::info!("agent started"),
-    }
+    say_started(&config);
     shutdown.requested().await;
     tracing::info!("stopping");
     for worker in workers {
@@ -108,6 +102,13 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     }
     mesh.traces.flush().await;
     Ok(())
+}
+
+fn say_started(config: &Config) {
+    match config.role {
+        Role::Sidecar => tracing::info!(workers = config.workers, "sidecar started"),
+        Role::Agent => tracing::info!("agent started"),
+    }
 }
 
 fn start_workers(config: &Config, mesh: &Mesh) -> Result<Vec<Worker>> {

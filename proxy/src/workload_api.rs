@@ -30,11 +30,11 @@ pub(crate) struct WorkloadApi {
 type Responses<T> = ReceiverStream<Result<T, Status>>;
 
 impl WorkloadApi {
-    /// A stream that tells each new state, if it differs from the last.
-    fn begin<T: PartialEq + Clone + Send + 'static>(
+    /// A stream that tells each state that differs from the last one.
+    fn begin<T: Send + 'static>(
         &self,
         request: &Request<impl Sized>,
-        tell: fn(&Material) -> T,
+        told: Told<T>,
     ) -> Result<Response<Responses<T>>, Status> {
         check_header(request)?;
         let subscription = subscribe(&self.workloads, request)?;
@@ -42,37 +42,38 @@ impl WorkloadApi {
         let counted = self.workloads.telemetry().workload_stream("workload");
         tokio::spawn(async move {
             let _counted = counted;
-            follow(subscription, &sender, tell).await;
+            follow(subscription, &sender, told).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
-async fn follow<T: PartialEq + Clone>(
-    mut subscription: Subscription,
-    sender: &mpsc::Sender<Result<T, Status>>,
-    tell: fn(&Material) -> T,
-) {
-    let mut told = None;
+/// What a stream is about. What was told is kept as it was shared, not as a
+/// message: that has a private key in it.
+struct Told<T> {
+    message: fn(&Material) -> T,
+    is_same: fn(&Material, &Material) -> bool,
+}
+
+async fn follow<T>(mut subscription: Subscription, sender: &mpsc::Sender<Result<T, Status>>, told: Told<T>) {
+    let mut last: Option<Arc<Material>> = None;
     loop {
-        let newest: Result<Arc<Material>, _> = tokio::select! {
+        let newest = tokio::select! {
             newest = subscription.next() => newest,
             () = sender.closed() => return,
         };
-        let message = match newest {
-            Ok(material) => Ok(tell(&material)),
-            Err(refused) => Err(status_of(&refused)),
-        };
-        if let Ok(message) = &message {
-            if told.as_ref() == Some(message) {
-                continue;
+        let material = match newest {
+            Ok(material) => material,
+            Err(refused) => {
+                let _ = sender.send(Err(status_of(&refused))).await;
+                return;
             }
-            told = Some(message.clone());
-        }
-        let is_over = message.is_err();
-        if sender.send(message).await.is_err() || is_over {
+        };
+        let is_known = last.as_ref().is_some_and(|last| (told.is_same)(last, &material));
+        if !is_known && sender.send(Ok((told.message)(&material))).await.is_err() {
             return;
         }
+        last = Some(material);
     }
 }
 
@@ -111,14 +112,27 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.begin(&request, svids)
+        self.begin(
+            &request,
+            Told {
+                message: svids,
+                // Each material that is published differs in something of this.
+                is_same: |_, _| false,
+            },
+        )
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.begin(&request, bundles)
+        self.begin(
+            &request,
+            Told {
+                message: bundles,
+                is_same: |last, new| last.bundle == new.bundle,
+            },
+        )
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
