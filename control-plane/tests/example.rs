@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use watchword_control_plane::mesh_file::MeshFile;
+use watchword_control_plane::mesh_file::{MeshFile, PeerKind};
 
 const EXAMPLE: &str = include_str!("../../deploy/control-plane.yaml");
 
@@ -11,13 +11,15 @@ const EXAMPLE: &str = include_str!("../../deploy/control-plane.yaml");
 fn the_example_is_read_whole() {
     let mesh = MeshFile::parse("control-plane.yaml", EXAMPLE, Path::new("/etc/watchword")).unwrap();
     assert_eq!(mesh.name, "production");
-    assert_eq!(mesh.services.len(), 2);
+    assert_eq!(mesh.services.len(), 3);
+    assert_eq!(mesh.services["far"].peer, PeerKind::Mtls);
     assert_eq!(
         mesh.services["orders"].id.to_string(),
         "spiffe://example.org/shop/orders"
     );
     assert_eq!(mesh.services["orders"].endpoints.len(), 3);
-    assert_eq!(mesh.registry.len(), 1);
+    assert_eq!(mesh.registry.len(), 2);
+    assert_eq!(mesh.registry[1].agents, [mesh.registry[0].id.clone()]);
     assert_eq!(mesh.mesh_ranges.len(), 4);
     assert_eq!(mesh.policies, [Path::new("/etc/watchword/policies")]);
     let bundles: Vec<_> = mesh.trust_bundles.values().collect();
