@@ -128,7 +128,7 @@ fn the_control_plane_knows_every_endpoint_and_no_secret() {
     assert_eq!(value["certificates"]["ttl"], "90s");
     assert_eq!(
         value["registry"],
-        serde_json::json!([{"id": "spiffe://example.org/batch"}])
+        serde_json::json!([{"id": "spiffe://example.org/batch", "agents": ["spiffe://example.org/host"]}])
     );
     assert_eq!(
         value["trustBundles"],
@@ -153,6 +153,22 @@ fn a_sidecar_is_told_whom_to_trust() {
     );
     assert_eq!(value["runDir"], "/run/watchword/shop/orders-2");
     assert_eq!(value["attestation"], serde_json::json!({"tokenFile": "-"}));
+}
+
+#[test]
+fn a_program_that_does_its_own_tls_is_served_by_an_agent_that_captures_nothing() {
+    let mut plan = plan(true);
+    let socket = "/run/watchword/shop/orders-2/app/workload.sock";
+    let expected = serde_json::json!({"socket": socket, "callers": [{"uid": 0}]});
+    let sidecar = render::sidecar(&plan, &plan.replicas[1]);
+    assert_eq!(sidecar["workloadApi"], expected);
+    assert_eq!(sidecar["interception"]["scope"], "namespace");
+    assert_eq!(sidecar.get("role"), None);
+    plan.replicas[1].is_foreign = true;
+    let agent = render::sidecar(&plan, &plan.replicas[1]);
+    assert_eq!(agent["workloadApi"], expected);
+    assert_eq!(agent["role"], "agent");
+    assert_eq!(agent.get("interception"), None);
 }
 
 #[test]
