@@ -23,7 +23,6 @@ use watchword_tunnel::{AppStream, ServerTunnel};
 use self::stream::Caller;
 use crate::connection::Direction;
 use crate::dial::watch_peer;
-use crate::directory::Found;
 use crate::ended::Ended;
 use crate::foreign_tls::ForeignTls;
 use crate::intercept::CANARY_PORT;
@@ -120,16 +119,6 @@ fn captured(mesh: &Mesh, stream: &TcpStream, from: SocketAddr) -> Option<SocketA
     }
 }
 
-/// What a port speaks. A rule without ports means the ports that the service
-/// declares, not whatever else listens on the workload's address.
-fn declared(mesh: &Mesh, dialled: SocketAddr) -> Result<Protocol, Refusal> {
-    let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
-    match directory.find(dialled) {
-        Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
-        Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
-    }
-}
-
 /// Interception is there: said to whoever dials the port that nobody serves.
 async fn answer_canary(mut stream: TcpStream) {
     static INSTANCE: OnceLock<u64> = OnceLock::new();
@@ -160,7 +149,7 @@ async fn shake_hands(
     };
     let _ = watch_peer(&stream);
     // What a port that nobody declared speaks is never asked.
-    let foreign = match declared(mesh, ends.dialled) {
+    let foreign = match mesh.snapshots.declared(ends.dialled) {
         Ok(Protocol::Http) => ForeignProtocol::Http1,
         Ok(Protocol::Grpc) => ForeignProtocol::Http2,
         Ok(Protocol::Tcp) | Err(_) => ForeignProtocol::Any,

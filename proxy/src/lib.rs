@@ -41,5 +41,6 @@ mod tunnels;
 mod visitor;
 mod worker;
 mod workload_api;
+mod workload_calls;
 mod workload_socket;
 mod workloads;

@@ -8,11 +8,11 @@
 mod answers;
 mod delta;
 mod names;
+mod refusal;
 mod whole;
 
 use std::sync::Arc;
 
-use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,94 +22,10 @@ use watchword_proto::sds::{
 
 use self::answers::Said;
 use self::delta::Delta;
+use self::refusal::{Missing, Wrong};
 use self::whole::Whole;
-use crate::workload_socket::{Connection, status_of, subscribe};
+use crate::workload_calls::{Connection, status_of, subscribe};
 use crate::workloads::{Material, Subscription, Workloads};
-
-/// Names on one stream.
-const MAX_NAMES: usize = 64;
-/// Of a name, in bytes: the longest SPIFFE ID.
-const MAX_NAME: usize = 2048;
-/// Names in an error.
-const SHOWN_NAMES: usize = 8;
-
-/// A request that can't be served.
-#[derive(Debug, Error)]
-pub(crate) enum Wrong {
-    #[error("{0} is no type of this service: only {expected} is", expected = watchword_proto::sds::SECRET_TYPE)]
-    Type(String),
-    #[error("{0} names on one stream: {MAX_NAMES} at most")]
-    TooManyNames(usize),
-    #[error("a name has {0} bytes: {MAX_NAME} at most")]
-    LongName(usize),
-}
-
-/// None of the names is known.
-#[derive(Debug, Error)]
-#[error("no secret is named {missing}; known here: {known}")]
-pub(crate) struct Missing {
-    missing: String,
-    known: String,
-}
-
-impl Missing {
-    fn new(missing: Vec<String>, material: &Material) -> Self {
-        Self {
-            missing: list(&missing),
-            known: list(&names::known(material)),
-        }
-    }
-}
-
-fn list(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(SHOWN_NAMES).map(|name| format!("{name:?}")).collect();
-    shown.join(", ")
-}
-
-fn check_names(names: impl IntoIterator<Item: AsRef<str>>, most: usize) -> Result<(), Wrong> {
-    let mut count = 0;
-    for name in names {
-        count += 1;
-        let length = name.as_ref().len();
-        if length > MAX_NAME {
-            return Err(Wrong::LongName(length));
-        }
-    }
-    if count > most {
-        return Err(Wrong::TooManyNames(count));
-    }
-    Ok(())
-}
-
-/// Why a request has no answer.
-#[derive(Debug, Error)]
-pub(crate) enum Refusal {
-    #[error(transparent)]
-    Wrong(#[from] Wrong),
-    #[error(transparent)]
-    Missing(#[from] Missing),
-}
-
-impl From<Wrong> for Status {
-    fn from(wrong: Wrong) -> Self {
-        Self::invalid_argument(wrong.to_string())
-    }
-}
-
-impl From<Missing> for Status {
-    fn from(missing: Missing) -> Self {
-        Self::not_found(missing.to_string())
-    }
-}
-
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Wrong(wrong) => wrong.into(),
-            Refusal::Missing(missing) => missing.into(),
-        }
-    }
-}
 
 /// What the two kinds of streams have in common.
 trait Protocol: Default + Send + 'static {

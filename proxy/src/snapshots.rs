@@ -1,13 +1,15 @@
 //! What the control plane last told us, immutable and swapped whole. A
 //! connection takes what it needs at its start, and is told of changes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
-use watchword_policy::{Policy, PolicySet};
+use watchword_policy::{Policy, PolicySet, Protocol};
 
-use crate::directory::DirectoryIndex;
+use crate::directory::{DirectoryIndex, Found};
+use crate::refusal::{Refusal, Why};
 
 /// The newest valid snapshots. None before the first.
 pub(crate) struct Snapshots {
@@ -35,6 +37,17 @@ impl Snapshots {
 
     pub(crate) fn directory(&self) -> Option<Arc<DirectoryIndex>> {
         self.directory.load_full()
+    }
+
+    /// What a port of this workload speaks. A rule without ports means the
+    /// ports that the service declares, not whatever else listens on the
+    /// workload's address.
+    pub(crate) fn declared(&self, dialled: SocketAddr) -> Result<Protocol, Refusal> {
+        let directory = self.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
+        match directory.find(dialled) {
+            Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
+            Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
+        }
     }
 
     /// For people; nothing before the first snapshot.

@@ -16,7 +16,7 @@ use watchword_proto::workload_api::{
     x509_bundles_response, x509_svid_response,
 };
 
-use crate::workload_socket::{status_of, subscribe};
+use crate::workload_calls::{status_of, subscribe};
 use crate::workloads::{Material, Subscription, Workloads};
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";

@@ -24,7 +24,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::{Request, Status};
 use watchword_daemon::{MAX_SOCKET_PATH, Trouble};
 use watchword_proto::sds::SecretDiscoveryServiceServer;
 use watchword_proto::workload_api::SpiffeWorkloadApiServer;
@@ -33,7 +32,8 @@ use self::authority::Authority;
 use crate::live_tunnels::take_one;
 use crate::sds::Sds;
 use crate::workload_api::WorkloadApi;
-use crate::workloads::{Caller, Process, Refused, Subscription, Workloads};
+use crate::workload_calls::Connection;
+use crate::workloads::{Caller, Workloads};
 
 /// Connections of one user at a time.
 const MAX_CONNECTIONS_OF_USER: usize = 256;
@@ -51,40 +51,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum ToldApartBy {
     User,
     Process,
-}
-
-/// Who calls: goes with each request of a connection.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    pub(crate) caller: Caller,
-    process: Option<Arc<Process>>,
-}
-
-/// What a caller is to have, for as long as it asks.
-pub(crate) fn subscribe<T>(workloads: &Workloads, request: &Request<T>) -> Result<Subscription, Status> {
-    let Some(Connection { caller, process }) = request.extensions().get() else {
-        return Err(Status::internal("the connection has no caller"));
-    };
-    workloads
-        .subscribe(caller, process.as_ref())
-        .inspect_err(|refused| tracing::warn!(uid = caller.uid, pid = caller.pid, reason = %refused, "a caller of the workload socket gets nothing"))
-        .map_err(|refused| status_of(&refused))
-}
-
-/// A refusal as a client sees it: by the codes of the standard, in which a
-/// server that is too busy is unavailable (SPIFFE Workload Endpoint, section 6).
-pub(crate) fn status_of(refused: &Refused) -> Status {
-    let text = refused.to_string();
-    match refused {
-        Refused::NotEntitled(_) => Status::permission_denied(text),
-        Refused::Failed(failure) if failure.denied => Status::permission_denied(text),
-        Refused::NoIdentityYet
-        | Refused::NoAnswer
-        | Refused::Failed(_)
-        | Refused::Stopping
-        | Refused::TooManyCallers(_)
-        | Refused::TooManyStreams(_) => Status::unavailable(text),
-    }
 }
 
 /// Listens. A socket that a process left behind is replaced.

@@ -27,7 +27,7 @@ pub(super) async fn serve(
 ) {
     connection.set_peer(peer.id().to_string());
     let mut caller = ForeignTls::new(tls);
-    let protocol = match super::declared(mesh, ends.dialled) {
+    let protocol = match mesh.snapshots.declared(ends.dialled) {
         Ok(protocol) => protocol,
         Err(refusal) => {
             caller.abort();

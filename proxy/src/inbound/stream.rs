@@ -153,7 +153,7 @@ impl Caller {
     fn admit(&self) -> Result<(Question, Admission), Refusal> {
         let question = Question {
             visitor: Arc::clone(&self.visitor),
-            protocol: super::declared(self.mesh(), self.visitor.dialled)?,
+            protocol: self.mesh().snapshots.declared(self.visitor.dialled)?,
         };
         let admission = question.admit()?;
         Ok((question, admission))

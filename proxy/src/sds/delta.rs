@@ -7,7 +7,7 @@ use watchword_proto::sds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resour
 
 use super::answers::{Answers, Said};
 use super::names::{WILDCARD, find, known};
-use super::{MAX_NAMES, Missing, Wrong, check_names};
+use super::refusal::{MAX_NAMES, Missing, Wrong, check_names};
 use crate::workloads::Material;
 
 /// One stream.

@@ -5,7 +5,7 @@ use watchword_proto::sds::{DiscoveryRequest, DiscoveryResponse, SECRET_TYPE};
 
 use super::answers::{Answers, Said};
 use super::names::{WILDCARD, find, known};
-use super::{MAX_NAMES, Missing, Wrong, check_names};
+use super::refusal::{MAX_NAMES, Missing, Refusal, Wrong, check_names};
 use crate::workloads::Material;
 
 /// One stream.
@@ -59,7 +59,7 @@ impl Whole {
 }
 
 /// All that a single request asks for; each name must be there.
-pub(super) fn once(request: DiscoveryRequest, material: &Material) -> Result<DiscoveryResponse, super::Refusal> {
+pub(super) fn once(request: DiscoveryRequest, material: &Material) -> Result<DiscoveryResponse, Refusal> {
     let names = request.resource_names.clone();
     let mut stream = Whole::default();
     stream.request(request)?;

@@ -19,7 +19,7 @@ use watchword_identity::Usage;
 use watchword_mtls::ForeignProtocol;
 use watchword_tunnel::AppStream;
 
-use super::{Called, Calling};
+use super::calling::{Called, Calling};
 use crate::ended::{Ended, Verdict};
 use crate::http::Framing;
 use crate::refusal::Why;

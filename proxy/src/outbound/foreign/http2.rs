@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use watchword_identity::Usage;
 use watchword_tunnel::AppStream;
 
-use super::Called;
+use super::calling::Called;
 use crate::ended::{Ended, Verdict};
 use crate::refusal::Why;
 
