@@ -1,6 +1,7 @@
 //! Who gets which identity.
 
 use std::collections::HashSet;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,7 +11,7 @@ use watchword_tests::MeshFile;
 use super::{POLICIES, Watch, agent, connect, mesh};
 use tonic::{Code, Request};
 use watchword_proto::workload_api::{SpiffeWorkloadApiClient, X509BundlesRequest, X509svidRequest};
-use watchword_tests::Agent;
+use watchword_tests::{Agent, tool};
 
 fn serials(updates: &[Value]) -> HashSet<String> {
     let serial = |update: &Value| update["serial"].as_str().unwrap().to_owned();
@@ -66,6 +67,33 @@ fn a_program_beside_a_sidecar_has_another_key_than_it_and_goes_on_when_the_sidec
     let known = watch.updates(0).len();
     let after = watch.updates(known + 2);
     assert_eq!(after.last().unwrap()["id"], "spiffe://example.org/web");
+}
+
+#[test]
+fn grpcurl_shows_what_the_api_gives() {
+    let mesh = mesh();
+    let agent = agent(&mesh, &["spiffe://example.org/batch"]);
+    let protos = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/spiffe");
+    // The stream goes on: what ends it is the deadline.
+    let shown = Command::new(tool("grpcurl").unwrap())
+        .args([
+            "-plaintext",
+            "-unix",
+            "-max-time",
+            "3",
+            "-H",
+            "workload.spiffe.io: true",
+        ])
+        .arg("-import-path")
+        .arg(protos)
+        .args(["-proto", "workload.proto"])
+        .arg(agent.socket())
+        .arg("SpiffeWorkloadAPI/FetchX509SVID")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains(r#""spiffeId": "spiffe://example.org/batch""#), "{shown}");
+    assert!(shown.contains("x509SvidKey"), "{shown}");
 }
 
 #[test]
