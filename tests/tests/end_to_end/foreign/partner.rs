@@ -63,7 +63,10 @@ fn meshes() -> (Mesh, Mesh) {
         mesh.file().write("partner.pem", &bundle(partner)).unwrap();
         mesh.output()
             .wait_for("the partner's roots", |line| {
-                line.contains("snapshot in force") && line.contains("kind=bundle") && line.contains("version=2")
+                line.starts_with("web-1 sidecar")
+                    && line.contains("snapshot in force")
+                    && line.contains("kind=bundle")
+                    && line.contains("version=2")
             })
             .unwrap();
     }
@@ -135,7 +138,10 @@ fn a_partner_whose_roots_are_taken_away_is_cut_off_and_our_own_calls_go_on() {
     placeholder(ours.file());
     ours.output()
         .wait_for("other roots", |line| {
-            line.contains("snapshot in force") && line.contains("kind=bundle") && line.contains("version=3")
+            line.starts_with("web-1 sidecar")
+                && line.contains("snapshot in force")
+                && line.contains("kind=bundle")
+                && line.contains("version=3")
         })
         .unwrap();
     watchword_tests::wait_until("the refusal", || !call(&ours, &shop, "/orders").status.success()).unwrap();
