@@ -11,8 +11,6 @@ mod names;
 mod refusal;
 mod whole;
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,7 +22,7 @@ use self::answers::Said;
 use self::delta::Delta;
 use self::refusal::{Missing, Wrong};
 use self::whole::Whole;
-use crate::workload_calls::{Connection, status_of, subscribe};
+use crate::workload_calls::{Connection, subscribe};
 use crate::workloads::{Material, Subscription, Workloads};
 
 /// What the two kinds of streams have in common.
@@ -116,10 +114,10 @@ async fn serve<P: Protocol>(
                 },
                 // What it asked for is still to be told, as to a client that
                 // sends its only request and half-closes.
-                Ok(None) if material.is_none() => requests_ended(&mut subscription, &mut material).await?,
+                Ok(None) if material.is_none() => material = Some(subscription.next().await?),
                 Ok(None) | Err(_) => return Ok(()),
             },
-            newest = subscription.next() => material = Some(newest.map_err(|refused| status_of(&refused))?),
+            newest = subscription.next() => material = Some(newest?),
             () = responses.closed() => return Ok(()),
         }
         if let Some(material) = &material
@@ -129,11 +127,6 @@ async fn serve<P: Protocol>(
             return Ok(());
         }
     }
-}
-
-async fn requests_ended(subscription: &mut Subscription, material: &mut Option<Arc<Material>>) -> Result<(), Status> {
-    *material = Some(subscription.next().await.map_err(|refused| status_of(&refused))?);
-    Ok(())
 }
 
 #[tonic::async_trait]
@@ -157,7 +150,7 @@ impl SecretDiscoveryService for Sds {
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
         let mut subscription = subscribe(&self.workloads, &request)?;
-        let material = subscription.next().await.map_err(|refused| status_of(&refused))?;
+        let material = subscription.next().await?;
         Ok(Response::new(whole::once(request.into_inner(), &material)?))
     }
 }

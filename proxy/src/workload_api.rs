@@ -16,7 +16,7 @@ use watchword_proto::workload_api::{
     x509_bundles_response, x509_svid_response,
 };
 
-use crate::workload_calls::{status_of, subscribe};
+use crate::workload_calls::subscribe;
 use crate::workloads::{Material, Subscription, Workloads};
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -30,11 +30,12 @@ pub(crate) struct WorkloadApi {
 type Responses<T> = ReceiverStream<Result<T, Status>>;
 
 impl WorkloadApi {
-    /// A stream that tells each state that differs from the last one.
+    /// A stream of what `tell` makes of each new state; nothing where it says
+    /// nothing.
     fn begin<T: Send + 'static>(
         &self,
         request: &Request<impl Sized>,
-        told: Told<T>,
+        tell: impl FnMut(&Material) -> Option<T> + Send + 'static,
     ) -> Result<Response<Responses<T>>, Status> {
         check_header(request)?;
         let subscription = subscribe(&self.workloads, request)?;
@@ -42,38 +43,33 @@ impl WorkloadApi {
         let counted = self.workloads.telemetry().workload_stream("workload");
         tokio::spawn(async move {
             let _counted = counted;
-            follow(subscription, &sender, told).await;
+            follow(subscription, &sender, tell).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
-/// What a stream is about. What was told is kept as it was shared, not as a
-/// message: that has a private key in it.
-struct Told<T> {
-    message: fn(&Material) -> T,
-    is_same: fn(&Material, &Material) -> bool,
-}
-
-async fn follow<T>(mut subscription: Subscription, sender: &mpsc::Sender<Result<T, Status>>, told: Told<T>) {
-    let mut last: Option<Arc<Material>> = None;
+async fn follow<T>(
+    mut subscription: Subscription,
+    sender: &mpsc::Sender<Result<T, Status>>,
+    mut tell: impl FnMut(&Material) -> Option<T>,
+) {
     loop {
         let newest = tokio::select! {
             newest = subscription.next() => newest,
             () = sender.closed() => return,
         };
-        let material = match newest {
-            Ok(material) => material,
-            Err(refused) => {
-                let _ = sender.send(Err(status_of(&refused))).await;
-                return;
-            }
+        let message = match newest {
+            Ok(material) => match tell(&material) {
+                Some(news) => Ok(news),
+                None => continue,
+            },
+            Err(refused) => Err(Status::from(refused)),
         };
-        let is_known = last.as_ref().is_some_and(|last| (told.is_same)(last, &material));
-        if !is_known && sender.send(Ok((told.message)(&material))).await.is_err() {
+        let is_over = message.is_err();
+        if sender.send(message).await.is_err() || is_over {
             return;
         }
-        last = Some(material);
     }
 }
 
@@ -89,10 +85,6 @@ fn check_header(request: &Request<impl Sized>) -> Result<(), Status> {
 fn svids(material: &Material) -> X509svidResponse {
     let svids = material.svids.iter().map(|held| (&held.svid, held.key.as_slice()));
     x509_svid_response(svids, &material.bundle)
-}
-
-fn bundles(material: &Material) -> X509BundlesResponse {
-    x509_bundles_response(&material.bundle)
 }
 
 fn no_jwt<T>(request: &Request<impl Sized>) -> Result<Response<T>, Status> {
@@ -112,27 +104,19 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.begin(
-            &request,
-            Told {
-                message: svids,
-                // Each material that is published differs in something of this.
-                is_same: |_, _| false,
-            },
-        )
+        self.begin(&request, |material| Some(svids(material)))
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.begin(
-            &request,
-            Told {
-                message: bundles,
-                is_same: |last, new| last.bundle == new.bundle,
-            },
-        )
+        // A new certificate is no news here.
+        let mut told = None;
+        self.begin(&request, move |material| {
+            let is_news = told.replace(Arc::clone(&material.bundle)).as_ref() != Some(&material.bundle);
+            is_news.then(|| x509_bundles_response(&material.bundle))
+        })
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
@@ -209,7 +193,8 @@ mod tests {
             (Refused::TooManyStreams(2048), Code::Unavailable),
         ];
         for (refused, expected) in table {
-            assert_eq!(status_of(&refused).code(), expected, "{refused}");
+            let text = refused.to_string();
+            assert_eq!(Status::from(refused).code(), expected, "{text}");
         }
     }
 }

@@ -22,21 +22,23 @@ pub(crate) fn subscribe<T>(workloads: &Workloads, request: &Request<T>) -> Resul
     workloads
         .subscribe(caller, process.as_ref())
         .inspect_err(|refused| tracing::warn!(uid = caller.uid, pid = caller.pid, reason = %refused, "a caller of the workload socket gets nothing"))
-        .map_err(|refused| status_of(&refused))
+        .map_err(Status::from)
 }
 
 /// A refusal as a client sees it: by the codes of the standard, in which a
 /// server that is too busy is unavailable (SPIFFE Workload Endpoint, section 6).
-pub(crate) fn status_of(refused: &Refused) -> Status {
-    let text = refused.to_string();
-    match refused {
-        Refused::NotEntitled(_) => Status::permission_denied(text),
-        Refused::Failed(failure) if failure.denied => Status::permission_denied(text),
-        Refused::NoIdentityYet
-        | Refused::NoAnswer
-        | Refused::Failed(_)
-        | Refused::Stopping
-        | Refused::TooManyCallers(_)
-        | Refused::TooManyStreams(_) => Status::unavailable(text),
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::NotEntitled(_) => Self::permission_denied(text),
+            Refused::Failed(failure) if failure.denied => Self::permission_denied(text),
+            Refused::NoIdentityYet
+            | Refused::NoAnswer
+            | Refused::Failed(_)
+            | Refused::Stopping
+            | Refused::TooManyCallers(_)
+            | Refused::TooManyStreams(_) => Self::unavailable(text),
+        }
     }
 }

@@ -37,7 +37,7 @@ impl KeyRequest {
 }
 
 /// The request that is under way, or a new one when it was for another ID.
-pub(crate) fn request_for<'a>(
+pub(super) fn request_for<'a>(
     request: &'a mut Option<KeyRequest>,
     id: &SpiffeId,
 ) -> Result<&'a KeyRequest, rcgen::Error> {

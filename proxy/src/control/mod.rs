@@ -12,6 +12,6 @@ mod obtain;
 mod token;
 
 pub(crate) use channel::ControlPlane;
-pub(crate) use key_request::{KeyRequest, request_for};
+pub(crate) use key_request::KeyRequest;
 pub(crate) use obtain::ObtainError;
 pub(crate) use token::TokenSource;

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::material::{Failure, Held, Latest, Material};
 use crate::control::for_workloads::WorkloadIssuer;
-use crate::control::{KeyRequest, ObtainError, request_for};
+use crate::control::{KeyRequest, ObtainError};
 use crate::telemetry::Telemetry;
 
 /// After a call that our own renewal has overtaken.
@@ -125,32 +125,34 @@ impl<I: Issue> Keeper<I> {
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.due <= now) else {
             return;
         };
-        let made = request_for(&mut slot.request, &slot.id).map(|_| ());
-        let issued = match made {
-            Ok(()) => self.ask(index, generations).await,
-            Err(error) => Err(error.into()),
+        // Of a call whose answer was lost, or a fresh one.
+        let kept = slot.request.take();
+        let issued = match kept.map_or_else(|| KeyRequest::new(slot.id.clone()), Ok) {
+            Ok(request) => match self.ask(&request, generations).await {
+                Ok(svid) => Ok((svid, request)),
+                Err(error) => Err((error, Some(request))),
+            },
+            Err(error) => Err((error.into(), None)),
         };
         let now = self.clock.now();
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
         match issued {
-            Ok(svid) => {
+            Ok((svid, request)) => {
                 self.telemetry.workload_issued("ok");
-                slot.succeed(svid, now);
+                slot.succeed(svid, request, now);
             }
-            Err(error) => {
+            Err((error, request)) => {
                 self.telemetry.workload_issued("failed");
+                slot.request = request;
                 slot.fail(&error, now);
             }
         }
     }
 
     /// One call. What ends or changes meanwhile is told at once: it may take long.
-    async fn ask(&self, index: usize, generations: &mut watch::Receiver<u64>) -> Result<Svid, ObtainError> {
-        let Some(request) = self.slots.get(index).and_then(|slot| slot.request.as_ref()) else {
-            return Err(ObtainError::Answer("nothing was asked".into()));
-        };
+    async fn ask(&self, request: &KeyRequest, generations: &mut watch::Receiver<u64>) -> Result<Svid, ObtainError> {
         let mut call = pin!(self.issuer.issue(request));
         loop {
             let end = async {
@@ -201,10 +203,7 @@ impl<I: Issue> Keeper<I> {
 }
 
 impl Slot {
-    fn succeed(&mut self, svid: Svid, now: SystemTime) {
-        let Some(request) = self.request.take() else {
-            return;
-        };
+    fn succeed(&mut self, svid: Svid, request: KeyRequest, now: SystemTime) {
         self.due = renew_at(now, svid.not_after(), fastrand::f64());
         self.failures = 0;
         self.failure = None;
