@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use watchword_mtls::{Accepted, ForeignProtocol, Generation, HandshakeError, accept};
+use watchword_mtls::{Accepted, ForeignProtocol, Generation, HandshakeError, TlsStream, accept};
 use watchword_policy::Protocol;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::{AppStream, ServerTunnel};
@@ -33,8 +33,6 @@ use crate::tunnel_io::TunnelIo;
 use crate::visitor::{Ends, Visitor};
 
 pub(crate) use to_self::serve_self;
-
-const TOO_MANY: &str = "its SPIFFE ID has too many connections here";
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
 pub(crate) fn begin(mesh: &Mesh, stream: TcpStream, from: SocketAddr) {
@@ -64,27 +62,16 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),
     };
-    let (Accepted::Tunnel(_, peer) | Accepted::Foreign(_, peer)) = &accepted;
-    let live = mesh.live_tunnels.begin(from.ip(), peer.id());
-    let (tunnel, peer) = match (accepted, &live) {
-        (Accepted::Tunnel(tls, peer), _) => (
-            ServerTunnel::new(TunnelIo::new(tls, mesh.connections.telemetry())),
-            peer,
-        ),
-        (Accepted::Foreign(tls, peer), Some(_)) => {
+    let Some(_live) = mesh.live_tunnels.begin(from.ip(), accepted.peer().id()) else {
+        connection.set_peer(accepted.peer().id().to_string());
+        connection.end(&Ended::failed("limit", "its SPIFFE ID has too many connections here"));
+        return send_away(mesh, accepted).await;
+    };
+    let (tunnel, peer) = match accepted {
+        Accepted::Tunnel(tls, peer) => (tunnel_on(mesh, tls), peer),
+        Accepted::Foreign(tls, peer) => {
             return Box::pin(foreign::serve(mesh, (tls, peer, generation), &ends, connection)).await;
         }
-        (Accepted::Foreign(tls, peer), None) => {
-            connection.set_peer(peer.id().to_string());
-            ForeignTls::new(tls).abort();
-            return connection.end(&Ended::failed("limit", TOO_MANY));
-        }
-    };
-    let Some(_live) = live else {
-        connection.set_peer(peer.id().to_string());
-        connection.end(&Ended::failed("limit", TOO_MANY));
-        let _ = tunnel.next(ready(Reason::Limit)).await;
-        return;
     };
     connection.forget();
     let ids = (peer.id().clone(), generation.svid().id().clone());
@@ -97,6 +84,20 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     drop((generation, peer));
     if let Err(error) = caller.serve_streams(tunnel).await {
         caller.report(&error);
+    }
+}
+
+fn tunnel_on(mesh: &Mesh, tls: TlsStream<TcpStream>) -> ServerTunnel<TunnelIo> {
+    ServerTunnel::new(TunnelIo::new(tls, mesh.connections.telemetry()))
+}
+
+/// There are too many of its kind.
+async fn send_away(mesh: &Mesh, accepted: Accepted<TcpStream>) {
+    match accepted {
+        Accepted::Tunnel(tls, _) => {
+            let _ = tunnel_on(mesh, tls).next(ready(Reason::Limit)).await;
+        }
+        Accepted::Foreign(tls, _) => ForeignTls::new(tls).abort(),
     }
 }
 

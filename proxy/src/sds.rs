@@ -8,6 +8,7 @@
 mod answers;
 mod delta;
 mod names;
+mod protocol;
 mod refusal;
 mod whole;
 
@@ -20,45 +21,10 @@ use watchword_proto::sds::{
 
 use self::answers::Said;
 use self::delta::Delta;
-use self::refusal::{Missing, Wrong};
+use self::protocol::Protocol;
 use self::whole::Whole;
 use crate::workload_calls::{Connection, subscribe};
-use crate::workloads::{Material, Subscription, Workloads};
-
-/// What the two kinds of streams have in common.
-trait Protocol: Default + Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
-
-    fn take(&mut self, request: Self::Request) -> Result<Said, Wrong>;
-    fn answer(&mut self, material: &Material) -> Result<Option<Self::Response>, Missing>;
-}
-
-impl Protocol for Whole {
-    type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
-
-    fn take(&mut self, request: DiscoveryRequest) -> Result<Said, Wrong> {
-        self.request(request)
-    }
-
-    fn answer(&mut self, material: &Material) -> Result<Option<DiscoveryResponse>, Missing> {
-        self.respond(material)
-    }
-}
-
-impl Protocol for Delta {
-    type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
-
-    fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
-        self.request(request)
-    }
-
-    fn answer(&mut self, material: &Material) -> Result<Option<DeltaDiscoveryResponse>, Missing> {
-        self.respond(material)
-    }
-}
+use crate::workloads::{Subscription, Workloads};
 
 /// The service.
 #[derive(Clone)]
@@ -108,7 +74,7 @@ async fn serve<P: Protocol>(
     loop {
         tokio::select! {
             request = requests.message() => match request {
-                Ok(Some(request)) => match stream.take(request)? {
+                Ok(Some(request)) => match stream.request(request)? {
                     Said::Rejected { reason, is_news } => note(&reason, is_news),
                     Said::Fine | Said::Stale => {}
                 },
@@ -121,7 +87,7 @@ async fn serve<P: Protocol>(
             () = responses.closed() => return Ok(()),
         }
         if let Some(material) = &material
-            && let Some(response) = stream.answer(material)?
+            && let Some(response) = stream.respond(material)?
             && responses.send(Ok(response)).await.is_err()
         {
             return Ok(());

@@ -192,6 +192,14 @@ pub enum Accepted<IO> {
     Foreign(TlsStream<IO>, Peer),
 }
 
+impl<IO> Accepted<IO> {
+    /// As its certificate proved it.
+    pub fn peer(&self) -> &Peer {
+        let (Self::Tunnel(_, peer) | Self::Foreign(_, peer)) = self;
+        peer
+    }
+}
+
 /// Accepts a connection: reads the ClientHello, and goes on as the tunnel's
 /// server when it offers watchword/1, else as that of a foreign peer, with
 /// whom `foreign` is spoken. (With one list of protocols for both, rustls

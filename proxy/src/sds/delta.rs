@@ -7,7 +7,8 @@ use watchword_proto::sds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resour
 
 use super::answers::{Answers, Said};
 use super::names::{WILDCARD, find, known};
-use super::refusal::{MAX_NAMES, Missing, Wrong, check_names};
+use super::protocol::Protocol;
+use super::refusal::{Missing, Wrong, check_names, check_type};
 use crate::workloads::Material;
 
 /// One stream.
@@ -23,13 +24,13 @@ pub(super) struct Delta {
     told: BTreeMap<String, Option<String>>,
 }
 
-impl Delta {
-    /// Takes a request. What it says of the last response is for the log.
-    pub(super) fn request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
-        if !request.type_url.is_empty() && request.type_url != SECRET_TYPE {
-            return Err(Wrong::Type(request.type_url));
-        }
-        check_names(&request.resource_names_subscribe, MAX_NAMES)?;
+impl Protocol for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Said, Wrong> {
+        check_type(&request.type_url)?;
+        check_names(&request.resource_names_subscribe)?;
         if self.is_begun {
             // What is asked for again is told again.
             for name in &request.resource_names_subscribe {
@@ -55,28 +56,14 @@ impl Delta {
                 self.told.remove(&name);
             }
         }
-        check_names(&self.names, MAX_NAMES)?;
+        check_names(&self.names)?;
         // A subscription counts whatever response the client has seen last.
         Ok(self
             .answers
             .read(&request.response_nonce, request.error_detail.as_ref()))
     }
 
-    fn begin(&mut self, request: &mut DeltaDiscoveryRequest) -> Result<(), Wrong> {
-        self.is_begun = true;
-        let asked = &request.resource_names_subscribe;
-        let is_wanted = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name || asked == WILDCARD);
-        self.wants_all = asked.is_empty();
-        let had = std::mem::take(&mut request.initial_resource_versions);
-        check_names(had.keys(), MAX_NAMES)?;
-        let had = had.into_iter().filter(|(name, _)| is_wanted(name));
-        self.told = had.map(|(name, version)| (name, Some(version))).collect();
-        Ok(())
-    }
-
-    /// What is to be sent, if anything: after a request, and whenever there is
-    /// new material. A rejected version is never sent again.
-    pub(super) fn respond(&mut self, material: &Material) -> Result<Option<DeltaDiscoveryResponse>, Missing> {
+    fn respond(&mut self, material: &Material) -> Result<Option<DeltaDiscoveryResponse>, Missing> {
         let mut wanted = self.names.clone();
         if self.wants_all {
             wanted.extend(known(material));
@@ -116,6 +103,20 @@ impl Delta {
             nonce: self.answers.next_nonce(),
             removed_resources: gone,
         }))
+    }
+}
+
+impl Delta {
+    fn begin(&mut self, request: &mut DeltaDiscoveryRequest) -> Result<(), Wrong> {
+        self.is_begun = true;
+        let asked = &request.resource_names_subscribe;
+        let is_wanted = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name || asked == WILDCARD);
+        self.wants_all = asked.is_empty();
+        let had = std::mem::take(&mut request.initial_resource_versions);
+        check_names(had.keys())?;
+        let had = had.into_iter().filter(|(name, _)| is_wanted(name));
+        self.told = had.map(|(name, version)| (name, Some(version))).collect();
+        Ok(())
     }
 }
 

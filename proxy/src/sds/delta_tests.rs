@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use watchword_proto::sds::ErrorDetail;
 
 use super::*;
-use crate::sds::refusal::MAX_NAME;
+use crate::sds::refusal::{MAX_NAME, MAX_NAMES};
 use crate::testing::{Root, bundle, ders, domain, held, id, material};
 use crate::workloads::Held;
 

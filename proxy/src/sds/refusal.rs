@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 use tonic::Status;
+use watchword_proto::sds::SECRET_TYPE;
 
 use super::names::known;
 use crate::workloads::Material;
@@ -16,7 +17,7 @@ const SHOWN_NAMES: usize = 8;
 /// A request that can't be served.
 #[derive(Debug, Error)]
 pub(super) enum Wrong {
-    #[error("{0} is no type of this service: only {expected} is", expected = watchword_proto::sds::SECRET_TYPE)]
+    #[error("{0} is no type of this service: only {expected} is", expected = SECRET_TYPE)]
     Type(String),
     #[error("{0} names on one stream: {MAX_NAMES} at most")]
     TooManyNames(usize),
@@ -46,7 +47,15 @@ fn list(names: &[String]) -> String {
     shown.join(", ")
 }
 
-pub(super) fn check_names(names: impl IntoIterator<Item: AsRef<str>>, most: usize) -> Result<(), Wrong> {
+/// A client need not say the type: there is one alone.
+pub(super) fn check_type(type_url: &str) -> Result<(), Wrong> {
+    match type_url {
+        "" | SECRET_TYPE => Ok(()),
+        other => Err(Wrong::Type(other.to_owned())),
+    }
+}
+
+pub(super) fn check_names(names: impl IntoIterator<Item: AsRef<str>>) -> Result<(), Wrong> {
     let mut count = 0;
     for name in names {
         count += 1;
@@ -55,7 +64,7 @@ pub(super) fn check_names(names: impl IntoIterator<Item: AsRef<str>>, most: usiz
             return Err(Wrong::LongName(length));
         }
     }
-    if count > most {
+    if count > MAX_NAMES {
         return Err(Wrong::TooManyNames(count));
     }
     Ok(())

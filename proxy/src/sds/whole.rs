@@ -5,7 +5,8 @@ use watchword_proto::sds::{DiscoveryRequest, DiscoveryResponse, SECRET_TYPE};
 
 use super::answers::{Answers, Said};
 use super::names::{WILDCARD, find, known};
-use super::refusal::{MAX_NAMES, Missing, Refusal, Wrong, check_names};
+use super::protocol::Protocol;
+use super::refusal::{Missing, Refusal, Wrong, check_names, check_type};
 use crate::workloads::Material;
 
 /// One stream.
@@ -21,16 +22,16 @@ pub(super) struct Whole {
     sent: String,
 }
 
-impl Whole {
-    /// Takes a request. What it says of the last response is for the log.
-    pub(super) fn request(&mut self, request: DiscoveryRequest) -> Result<Said, Wrong> {
-        if !request.type_url.is_empty() && request.type_url != SECRET_TYPE {
-            return Err(Wrong::Type(request.type_url));
-        }
+impl Protocol for Whole {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn request(&mut self, request: DiscoveryRequest) -> Result<Said, Wrong> {
+        check_type(&request.type_url)?;
         let mut names = request.resource_names;
         names.sort_unstable();
         names.dedup();
-        check_names(&names, MAX_NAMES)?;
+        check_names(&names)?;
         let said = self
             .answers
             .read(&request.response_nonce, request.error_detail.as_ref());
@@ -43,9 +44,7 @@ impl Whole {
         Ok(said)
     }
 
-    /// What is to be sent, if anything: after a request, and whenever there is
-    /// new material. A rejected version is never sent again.
-    pub(super) fn respond(&mut self, material: &Material) -> Result<Option<DiscoveryResponse>, Missing> {
+    fn respond(&mut self, material: &Material) -> Result<Option<DiscoveryResponse>, Missing> {
         let Some(names) = self.names.as_ref().filter(|names| !names.is_empty() || !self.has_named) else {
             return Ok(None);
         };

@@ -8,7 +8,7 @@ use watchword_proto::sds::ErrorDetail;
 
 use super::*;
 use crate::sds::names::Named;
-use crate::sds::refusal::{MAX_NAME, Refusal};
+use crate::sds::refusal::{MAX_NAME, MAX_NAMES, Refusal};
 use crate::testing::{Root, bundle, ders, domain, held, id, material};
 use crate::workloads::Held;
 
