@@ -16,31 +16,26 @@ pub fn x509_svid_response<'a>(
     svids: impl IntoIterator<Item = (&'a Svid, &'a [u8])>,
     bundle: &Bundle,
 ) -> X509svidResponse {
-    let svids: Vec<X509svid> = svids
-        .into_iter()
-        .map(|(svid, key)| X509svid {
-            spiffe_id: svid.id().to_string(),
-            x509_svid: svid
-                .chain()
-                .iter()
-                .flat_map(|certificate| certificate.iter().copied())
-                .collect(),
-            x509_svid_key: key.to_vec(),
-            bundle: der(bundle.roots(svid.id().trust_domain())),
-            hint: String::new(),
-        })
-        .collect();
-    let is_own = |domain: &TrustDomain| {
-        let prefix = format!("{}/", domain.id_string());
-        svids.iter().any(|svid| svid.spiffe_id.starts_with(&prefix))
-    };
+    let svids: Vec<_> = svids.into_iter().collect();
+    let is_own = |domain: &TrustDomain| svids.iter().any(|(svid, _)| svid.id().trust_domain() == domain);
     let federated_bundles = bundle
         .iter()
         .filter(|(domain, _)| !is_own(domain))
         .map(|(domain, roots)| (domain.id_string(), der(roots)))
         .collect();
+    let svids = svids.iter().map(|(svid, key)| X509svid {
+        spiffe_id: svid.id().to_string(),
+        x509_svid: svid
+            .chain()
+            .iter()
+            .flat_map(|certificate| certificate.iter().copied())
+            .collect(),
+        x509_svid_key: key.to_vec(),
+        bundle: der(bundle.roots(svid.id().trust_domain())),
+        hint: String::new(),
+    });
     X509svidResponse {
-        svids,
+        svids: svids.collect(),
         crl: Vec::new(),
         federated_bundles,
     }

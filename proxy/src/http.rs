@@ -47,7 +47,7 @@ use self::headers::{CLIENT_CERT, remove_hop_by_hop, remove_ours};
 use self::hear_out::hear_out;
 use self::record::Record;
 use self::request::clean;
-use self::strict::{MAX_HEAD, Spoken, StrictIo, Upgraded};
+use self::strict::{MAX_HEAD, StrictIo, Upgraded};
 use self::upgrade::{AskedToUpgrade, carry_on};
 use self::upload::Upload;
 use crate::enforce::Question;
@@ -57,7 +57,7 @@ use crate::visitor::Visitor;
 
 pub(crate) use pipe::{News, pipe};
 pub(crate) use reset_on_drop::ResetOnDrop;
-pub(crate) use strict::{Framing, HEAD_DEADLINE, PREFACE};
+pub(crate) use strict::{Framing, Spoken, read_spoken};
 
 /// Bytes on the way to us per HTTP/2 connection and stream.
 const H2_WINDOW: u32 = 1024 * 1024;

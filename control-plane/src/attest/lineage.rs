@@ -135,7 +135,7 @@ pub fn begin(state: &mut State, svid: &IssuedSvid, id: &SpiffeId, now: SystemTim
 /// # Errors
 /// When it is no SVID of a lineage, or a retired one, which freezes it.
 pub fn used(state: &mut State, svid: &Svid) -> Result<(), LineageError> {
-    promote(state, svid).map(|_| ())
+    promoted(state, svid).map(|_| ())
 }
 
 /// An SVID asks for a successor with another key.
@@ -145,7 +145,7 @@ pub fn used(state: &mut State, svid: &Svid) -> Result<(), LineageError> {
 /// second key while a successor is pending.
 pub fn renew(state: &mut State, svid: &Svid, key: &KeyDigest) -> Result<Renewal, LineageError> {
     let serial = svid.serial();
-    let lineage = promote(state, svid)?;
+    let lineage = promoted(state, svid)?;
     if lineage.frozen {
         return Err(LineageError::Frozen(serial.to_owned()));
     }
@@ -210,18 +210,18 @@ pub fn spoke_for_workload(
 }
 
 fn speaking<'a>(state: &'a mut State, svid: &Svid, now: SystemTime) -> Result<&'a mut Lineage, LineageError> {
-    let serial = svid.serial();
-    let is_retired = |lineage: &&Lineage| lineage.retired.contains_key(serial);
-    let retired_and_frozen = state.lineages.values().find(is_retired).map(|lineage| lineage.frozen);
-    match retired_and_frozen {
-        // Nothing is issued to the newer one either: to ask again is no use.
-        Some(true) => return Err(LineageError::Frozen(serial.to_owned())),
-        Some(false) => return Err(LineageError::Replaced(serial.to_owned())),
-        None => {}
+    let serial = || svid.serial().to_owned();
+    let lineage = find(state, svid)?;
+    if lineage.retired.contains_key(svid.serial()) {
+        // Where nothing is issued to the newer one either, to ask again is no use.
+        return Err(match lineage.frozen {
+            true => LineageError::Frozen(serial()),
+            false => LineageError::Replaced(serial()),
+        });
     }
-    let lineage = promote(state, svid)?;
+    promote(lineage, svid);
     if lineage.frozen {
-        return Err(LineageError::Frozen(serial.to_owned()));
+        return Err(LineageError::Frozen(serial()));
     }
     if lineage.workloads.len() >= MAX_WORKLOADS {
         let now = unix_seconds(now);
@@ -233,28 +233,36 @@ fn speaking<'a>(state: &'a mut State, svid: &Svid, now: SystemTime) -> Result<&'
     Ok(lineage)
 }
 
-/// Finds the SVID's lineage, and makes the SVID its current one.
-fn promote<'a>(state: &'a mut State, svid: &Svid) -> Result<&'a mut Lineage, LineageError> {
-    let serial = svid.serial();
-    let id = svid.id().to_string();
-    let unknown = || LineageError::Unknown(serial.to_owned());
-    let (_, lineage) = state.lineage_of(serial).ok_or_else(unknown)?;
-    if lineage.id != id {
-        // A serial of ours with another ID can only be another issuer's.
-        return Err(unknown());
-    }
-    if lineage.retired.contains_key(serial) {
+/// The SVID's lineage, whose current one it becomes. A retired one freezes it.
+fn promoted<'a>(state: &'a mut State, svid: &Svid) -> Result<&'a mut Lineage, LineageError> {
+    let lineage = find(state, svid)?;
+    if lineage.retired.contains_key(svid.serial()) {
         lineage.frozen = true;
-        return Err(LineageError::Retired(serial.to_owned()));
+        return Err(LineageError::Retired(svid.serial().to_owned()));
     }
-    if lineage.pending.as_ref().is_some_and(|pending| pending.serial == serial) {
-        let mut pending = lineage.pending.take().ok_or_else(unknown)?;
-        pending.chain.clear();
-        if let Some(old) = lineage.current.replace(pending) {
-            lineage.retired.insert(old.serial, old.not_after);
-        }
-    }
+    promote(lineage, svid);
     Ok(lineage)
+}
+
+fn find<'a>(state: &'a mut State, svid: &Svid) -> Result<&'a mut Lineage, LineageError> {
+    let id = svid.id().to_string();
+    let found = state.lineage_of(svid.serial()).map(|(_, lineage)| lineage);
+    found
+        // A serial of ours with another ID can only be another issuer's.
+        .filter(|lineage| lineage.id == id)
+        .ok_or_else(|| LineageError::Unknown(svid.serial().to_owned()))
+}
+
+/// A pending SVID becomes the current one.
+fn promote(lineage: &mut Lineage, svid: &Svid) {
+    let is_it = |pending: &mut IssuedSvid| pending.serial == svid.serial();
+    let Some(mut pending) = lineage.pending.take_if(is_it) else {
+        return;
+    };
+    pending.chain.clear();
+    if let Some(old) = lineage.current.replace(pending) {
+        lineage.retired.insert(old.serial, old.not_after);
+    }
 }
 
 /// As an SVID is kept.

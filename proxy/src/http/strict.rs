@@ -28,9 +28,9 @@ use super::hear_out::Rest;
 pub(super) use self::head::MAX_HEAD;
 
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// For a head, or the preface, to be whole once its first byte is there.
-pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 /// Read at once: of heads, and of chunked bodies.
 const HEAD_PIECE: usize = 2 * 1024;
 const BODY_PIECE: usize = 16 * 1024;
@@ -40,6 +40,36 @@ const BODY_PIECE: usize = 16 * 1024;
 pub(crate) enum Spoken {
     Http1,
     Http2,
+}
+
+/// Looks at a connection's first bytes, which stand in `raw` afterwards: those
+/// of the preface at least, where it comes. A port's protocol is declared; this
+/// only tells its versions apart. Waits for the first byte as long as the
+/// caller does.
+///
+/// # Errors
+/// When the connection fails before its first byte, or those that look like
+/// HTTP/2's don't go on.
+pub(crate) async fn read_spoken<IO: AsyncRead + Unpin>(io: &mut IO, raw: &mut BytesMut) -> io::Result<Spoken> {
+    if io.read_buf(raw).await? == 0 {
+        return Ok(Spoken::Http1);
+    }
+    let rest = async {
+        while raw.len() < PREFACE.len() && PREFACE.starts_with(raw) {
+            if io.read_buf(raw).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    timeout(HEAD_DEADLINE, rest)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(if raw.starts_with(PREFACE) {
+        Spoken::Http2
+    } else {
+        Spoken::Http1
+    })
 }
 
 /// Lets the reader know that the connection was upgraded.
@@ -94,33 +124,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> StrictIo<IO> {
         self.upgraded.clone()
     }
 
-    /// Looks at the first bytes, 24 at most. A port's protocol is declared;
-    /// this only tells its versions apart. Waits for the first byte as long as
-    /// the caller does.
-    ///
-    /// # Errors
-    /// When the connection fails before its first byte, or those that look
-    /// like HTTP/2's don't go on.
+    /// See [`read_spoken`].
     pub(crate) async fn spoken(&mut self) -> io::Result<Spoken> {
-        if self.io.read_buf(&mut self.raw).await? == 0 {
-            return Ok(Spoken::Http1);
-        }
-        let rest = async {
-            while self.raw.len() < PREFACE.len() && PREFACE.starts_with(&self.raw) {
-                if self.io.read_buf(&mut self.raw).await? == 0 {
-                    break;
-                }
-            }
-            io::Result::Ok(())
-        };
-        timeout(HEAD_DEADLINE, rest)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        if self.raw.starts_with(PREFACE) {
+        let spoken = read_spoken(&mut self.io, &mut self.raw).await?;
+        if spoken == Spoken::Http2 {
             self.upgraded.set();
-            return Ok(Spoken::Http2);
         }
-        Ok(Spoken::Http1)
+        Ok(spoken)
     }
 
     /// Lets pass what may. True when something can be read.

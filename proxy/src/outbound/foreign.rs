@@ -9,9 +9,8 @@ mod http2;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::AsyncReadExt;
+use bytes::BytesMut;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use watchword_identity::Usage;
 use watchword_mtls::ForeignProtocol;
 use watchword_proto::directory::Protocol;
@@ -21,7 +20,7 @@ use self::calling::Calling;
 use crate::connection::Connection;
 use crate::directory::Endpoint;
 use crate::ended::{Ended, Verdict};
-use crate::http::{HEAD_DEADLINE, PREFACE};
+use crate::http::{Spoken, read_spoken};
 use crate::mesh::Mesh;
 use crate::refusal::Why;
 use crate::relay::relay;
@@ -60,38 +59,22 @@ pub(super) async fn carry(
         return http2::carry(called, app, read).await;
     }
     tokio::select! {
-        ended = relay((app, read), called.stream, Verdict::none()) => ended,
+        ended = relay((app, read.into()), called.stream, Verdict::none()) => ended,
         reason = called.end.over(Usage::Server) => Ended::failed("cut", Why::label_of(reason)),
     }
 }
 
 /// What TLS is to say of the protocol. On an http port the app's first bytes
 /// tell the version; they are read, and must be carried first.
-async fn spoken(app: &mut TcpStream, protocol: Protocol) -> std::io::Result<(ForeignProtocol, Vec<u8>)> {
-    let mut read = Vec::new();
-    match protocol {
-        Protocol::Tcp => return Ok((ForeignProtocol::Any, read)),
-        Protocol::Grpc => return Ok((ForeignProtocol::Http2, read)),
-        Protocol::Http => {}
-    }
-    // The first byte may come late, as on any connection.
-    app.read_buf(&mut read).await?;
-    let rest = async {
-        while read.len() < PREFACE.len() && PREFACE.starts_with(&read) && !read.is_empty() {
-            if app.read_buf(&mut read).await? == 0 {
-                break;
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    timeout(HEAD_DEADLINE, rest)
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    let is_http2 = read.starts_with(PREFACE);
-    let spoken = if is_http2 {
-        ForeignProtocol::Http2
-    } else {
-        ForeignProtocol::Http1
+async fn spoken(app: &mut TcpStream, protocol: Protocol) -> std::io::Result<(ForeignProtocol, BytesMut)> {
+    let mut read = BytesMut::new();
+    let spoken = match protocol {
+        Protocol::Tcp => ForeignProtocol::Any,
+        Protocol::Grpc => ForeignProtocol::Http2,
+        Protocol::Http => match read_spoken(app, &mut read).await? {
+            Spoken::Http1 => ForeignProtocol::Http1,
+            Spoken::Http2 => ForeignProtocol::Http2,
+        },
     };
     Ok((spoken, read))
 }

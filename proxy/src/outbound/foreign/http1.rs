@@ -30,8 +30,8 @@ const PIECE: usize = 16 * 1024;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Carries the connection to its end; `read` was read from the app already.
-pub(super) async fn carry(calling: &mut Calling<'_>, mut app: TcpStream, read: Vec<u8>) -> Ended {
-    let mut requests = Requests::new(&read);
+pub(super) async fn carry(calling: &mut Calling<'_>, mut app: TcpStream, read: BytesMut) -> Ended {
+    let mut requests = Requests::new(read);
     let mut carried = Carried::default();
     loop {
         let called = match calling.connect(ForeignProtocol::Http1).await {
@@ -149,10 +149,10 @@ struct Requests {
 }
 
 impl Requests {
-    fn new(read: &[u8]) -> Self {
+    fn new(raw: BytesMut) -> Self {
         Self {
             framing: Some(Framing::default()),
-            raw: BytesMut::from(read),
+            raw,
             begun: 0,
         }
     }

@@ -69,7 +69,7 @@ const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r
 
 #[tokio::test]
 async fn the_next_request_goes_to_another_connection_and_none_is_torn() {
-    let mut first = Sending::start(Requests::new(GET));
+    let mut first = Sending::start(Requests::new(BytesMut::from(GET)));
     first.comes_out(GET).await;
     first.answer();
     first.says(POST).await;
@@ -94,7 +94,7 @@ async fn the_next_request_goes_to_another_connection_and_none_is_torn() {
 async fn who_does_not_wait_for_answers_or_upgrades_keeps_the_connection() {
     const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     for first_request in [GET, UPGRADE] {
-        let mut sending = Sending::start(Requests::new(first_request));
+        let mut sending = Sending::start(Requests::new(BytesMut::from(first_request)));
         sending.comes_out(first_request).await;
         if first_request == UPGRADE {
             sending.answer();
@@ -113,7 +113,7 @@ async fn who_does_not_wait_for_answers_or_upgrades_keeps_the_connection() {
 
 #[tokio::test]
 async fn what_is_no_http_passes_as_it_is() {
-    let mut sending = Sending::start(Requests::new(b"hello\n\nworld"));
+    let mut sending = Sending::start(Requests::new(BytesMut::from(&b"hello\n\nworld"[..])));
     sending.comes_out(b"hello\n\nworld").await;
     sending.goodbye().await;
     sending.says(b"GET ").await;

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::pin;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use watchword_identity::Usage;
@@ -24,7 +25,7 @@ const BLOCKS: [u8; 3] = [1, 5, 9];
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 /// Carries the connection to its end; `read` was read from the app already.
-pub(super) async fn carry(called: Called, mut app: TcpStream, read: Vec<u8>) -> Ended {
+pub(super) async fn carry(called: Called, mut app: TcpStream, read: BytesMut) -> Ended {
     let Called {
         mut stream,
         end,
