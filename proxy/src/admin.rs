@@ -1,20 +1,19 @@
 //! The pages of `proxy-admin.sock`: what this sidecar is, knows and does. For
 //! its operator alone: the app can't open the socket.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::net::UnixListener;
-use watchword_daemon::{MAX_SOCKET_PATH, Metrics, Page, Pages, Readiness};
+use watchword_daemon::{Metrics, Page, Pages, Readiness};
 use watchword_mtls::Credentials;
 
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::snapshots::Snapshots;
+use crate::unix_socket;
 
 /// What the pages show.
 pub(crate) struct Shown {
@@ -90,32 +89,11 @@ fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Binds `proxy-admin.sock`, for this uid alone. One that a process left
-/// behind is replaced; one that is served is not.
+/// Binds `proxy-admin.sock`, for this uid alone.
 ///
 /// # Errors
-/// When the path is too long or taken, or the folder can't be written.
-pub(crate) fn bind(folder: &Path) -> io::Result<UnixListener> {
-    let path: PathBuf = folder.join("proxy-admin.sock");
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        let problem = format!(
-            "{} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter runDir",
-            path.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
-    }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-            let problem = format!("another proxy serves {}", path.display());
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, problem));
-        }
-        std::fs::remove_file(&path)?;
-    }
-    // Before anybody can connect: chmod alone would come too late.
-    let others = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(&path);
-    nix::sys::stat::umask(others);
-    let listener = bound.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+/// See [`unix_socket::bind`].
+pub(crate) fn bind(folder: &Path) -> anyhow::Result<UnixListener> {
+    let path = folder.join("proxy-admin.sock");
+    unix_socket::bind(&path, 0o600, ("admin socket", "runDir"))
 }

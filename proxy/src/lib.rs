@@ -38,6 +38,7 @@ mod telemetry;
 mod testing;
 mod tunnel_io;
 mod tunnels;
+mod unix_socket;
 mod visitor;
 mod worker;
 mod workload_api;

@@ -37,23 +37,26 @@ pub(crate) struct Telemetry {
     peers: Arc<Mutex<HashSet<String>>>,
 }
 
-/// Counts as open until it is dropped.
-pub(crate) struct ActiveStream(UpDownCounter<i64>, [KeyValue; 1]);
+/// Counts as open, under its labels, until it is dropped.
+pub(crate) struct Active<const LABELS: usize>(UpDownCounter<i64>, [KeyValue; LABELS]);
 
-impl Drop for ActiveStream {
+impl<const LABELS: usize> Active<LABELS> {
+    fn begin(level: &UpDownCounter<i64>, labels: [KeyValue; LABELS]) -> Self {
+        level.add(1, &labels);
+        Self(level.clone(), labels)
+    }
+}
+
+impl<const LABELS: usize> Drop for Active<LABELS> {
     fn drop(&mut self) {
         self.0.add(-1, &self.1);
     }
 }
 
-/// Counts as open until it is dropped.
-pub(crate) struct ActiveTunnel(UpDownCounter<i64>);
-
-impl Drop for ActiveTunnel {
-    fn drop(&mut self) {
-        self.0.add(-1, &[]);
-    }
-}
+/// An open tunnel.
+pub(crate) type ActiveTunnel = Active<0>;
+/// An open stream of the workload socket.
+pub(crate) type ActiveStream = Active<1>;
 
 impl Telemetry {
     pub(crate) fn new(meter: &Meter) -> Self {
@@ -124,9 +127,7 @@ impl Telemetry {
 
     /// One more stream of the workload socket, until what this returns is dropped.
     pub(crate) fn workload_stream(&self, api: &'static str) -> ActiveStream {
-        let labels = [KeyValue::new("api", api)];
-        self.workload_streams.add(1, &labels);
-        ActiveStream(self.workload_streams.clone(), labels)
+        Active::begin(&self.workload_streams, [KeyValue::new("api", api)])
     }
 
     pub(crate) fn sds_rejected(&self) {
@@ -189,8 +190,7 @@ impl Telemetry {
 
     /// One more tunnel, until what this returns is dropped.
     pub(crate) fn active_tunnel(&self) -> ActiveTunnel {
-        self.tunnels.add(1, &[]);
-        ActiveTunnel(self.tunnels.clone())
+        Active::begin(&self.tunnels, [])
     }
 
     pub(crate) fn stream_opened(&self) {

@@ -10,27 +10,28 @@ mod authority;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use watchword_daemon::{MAX_SOCKET_PATH, Trouble};
+use watchword_daemon::Trouble;
 use watchword_proto::sds::SecretDiscoveryServiceServer;
 use watchword_proto::workload_api::SpiffeWorkloadApiServer;
 
 use self::authority::Authority;
 use crate::live_tunnels::take_one;
 use crate::sds::Sds;
+use crate::unix_socket;
 use crate::workload_api::WorkloadApi;
 use crate::workload_calls::Connection;
 use crate::workloads::{Caller, Workloads};
@@ -53,42 +54,17 @@ pub(crate) enum ToldApartBy {
     Process,
 }
 
-/// Listens. A socket that a process left behind is replaced.
+/// Listens.
 ///
 /// # Errors
 /// When the path is too long or taken, or its folder is open to others.
 pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    let shown = path.display();
-    ensure!(
-        path.as_os_str().len() <= MAX_SOCKET_PATH,
-        "the workload socket's path {shown} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter one, by `workloadApi.socket`"
-    );
     check_folder(
         path.parent()
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new(".")),
     )?;
-    if let Ok(there) = fs::symlink_metadata(path) {
-        ensure!(
-            there.file_type().is_socket(),
-            "{shown} is there already, and is no socket: move it away, or choose another path, by `workloadApi.socket`"
-        );
-        match std::os::unix::net::UnixStream::connect(path) {
-            // Nobody listens there: it was left behind.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).with_context(|| format!("can't replace {shown}"))?;
-            }
-            Ok(_) => bail!("another process serves {shown}: stop it, or choose another path, by `workloadApi.socket`"),
-            Err(error) => bail!(
-                "{shown} is there already, and whether a process serves it can't be told ({error}): \
-                 remove it, or choose another path, by `workloadApi.socket`"
-            ),
-        }
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("can't listen on {shown}"))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
-        .with_context(|| format!("can't open {shown} to callers"))?;
-    Ok(listener)
+    unix_socket::bind(path, 0o666, ("workload socket", "workloadApi.socket"))
 }
 
 /// Only we, or root, may write there.

@@ -1,8 +1,11 @@
 //! Where the socket may lie, and what it may replace.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+
+use watchword_daemon::MAX_SOCKET_PATH;
 
 use super::*;
 

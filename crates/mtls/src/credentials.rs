@@ -12,7 +12,7 @@ use watchword_identity::{Bundle, Svid, Usage};
 
 use crate::control::ControlClient;
 use crate::generation::{Generation, PublishError};
-use crate::verify::{Now, verify_chain};
+use crate::verify::{Now, VerifyError, verify_chain};
 
 struct Inner {
     current: ArcSwapOption<Generation>,
@@ -44,9 +44,7 @@ impl Credentials {
     /// # Errors
     /// When anything is wrong with them; the old generation stays.
     pub fn publish(&self, svid: &Svid, key: &PrivateKeyDer<'static>, bundle: Bundle) -> Result<u64, PublishError> {
-        let now = self.0.now.get();
-        verify_chain(svid.chain().to_vec(), &bundle, Usage::Server, now)?;
-        verify_chain(svid.chain().to_vec(), &bundle, Usage::Client, now)?;
+        self.verify(svid, &bundle)?;
         self.swap(|number| Generation::build(number, svid.clone(), key, bundle, &self.0.now))
     }
 
@@ -59,11 +57,20 @@ impl Credentials {
         self.swap(|number| {
             // Within the swap, so that it is today's certificate that is checked.
             let current = self.current().ok_or(PublishError::NoIdentity)?;
-            let now = self.0.now.get();
-            verify_chain(current.svid().chain().to_vec(), &bundle, Usage::Server, now)?;
-            verify_chain(current.svid().chain().to_vec(), &bundle, Usage::Client, now)?;
+            self.verify(current.svid(), &bundle)?;
             current.with_bundle(number, bundle, &self.0.now)
         })
+    }
+
+    /// Checks that a certificate proves its ID on either side of a handshake now.
+    ///
+    /// # Errors
+    /// See [`VerifyError`].
+    pub fn verify(&self, svid: &Svid, bundle: &Bundle) -> Result<(), VerifyError> {
+        for usage in [Usage::Server, Usage::Client] {
+            verify_chain(svid.chain().to_vec(), bundle, usage, self.0.now.get())?;
+        }
+        Ok(())
     }
 
     fn swap(&self, build: impl FnOnce(u64) -> Result<Generation, PublishError>) -> Result<u64, PublishError> {

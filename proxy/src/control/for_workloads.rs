@@ -2,8 +2,8 @@
 //! and checked, as our own is.
 
 use rustls_pki_types::CertificateDer;
-use watchword_identity::{Svid, Usage};
-use watchword_mtls::{Credentials, verify_chain};
+use watchword_identity::Svid;
+use watchword_mtls::Credentials;
 use watchword_proto::control::IssueForWorkloadRequest;
 
 use super::channel::ControlPlane;
@@ -38,9 +38,7 @@ impl WorkloadIssuer {
         }
         let generation = self.credentials.current();
         let bundle = generation.ok_or_else(|| ObtainError::Answer("there is no bundle to check it by".into()))?;
-        for usage in [Usage::Client, Usage::Server] {
-            verify_chain(svid.chain().to_vec(), bundle.bundle(), usage, self.credentials.now())?;
-        }
+        self.credentials.verify(&svid, bundle.bundle())?;
         Ok(svid)
     }
 }
