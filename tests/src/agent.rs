@@ -52,9 +52,7 @@ impl Agent {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let output = Output::default();
-        output.follow(child.stdout.take().context("stdout is piped")?);
-        output.follow(child.stderr.take().context("stderr is piped")?);
+        let output = Output::of(&mut child);
         let agent = Self { folder, child, output };
         wait_until("the agent to be ready", || agent.page("/readyz").is_ok()).with_context(|| agent.output.text())?;
         Ok(agent)

@@ -156,9 +156,7 @@ impl MeshFile {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let output = Output::default();
-        output.follow(child.stdout.take().context("stdout is piped")?);
-        output.follow(child.stderr.take().context("stderr is piped")?);
+        let output = Output::of(&mut child);
         Ok(Mesh {
             file: self,
             child,

@@ -1,6 +1,7 @@
 //! What a running process prints, kept while it runs.
 
 use std::io::{self, BufRead, BufReader};
+use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,18 @@ pub struct Output {
 }
 
 impl Output {
+    /// Of a child's streams, those of the two that are piped.
+    pub fn of(child: &mut Child) -> Self {
+        let output = Self::default();
+        if let Some(stdout) = child.stdout.take() {
+            output.follow(stdout);
+        }
+        if let Some(stderr) = child.stderr.take() {
+            output.follow(stderr);
+        }
+        output
+    }
+
     /// Reads a stream to its end, on a thread of its own.
     pub fn follow(&self, stream: impl io::Read + Send + 'static) {
         let this = self.clone();

@@ -137,9 +137,7 @@ impl Vault {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| program.display().to_string())?;
-        let output = Output::default();
-        output.follow(child.stdout.take().context("stdout is piped")?);
-        output.follow(child.stderr.take().context("stderr is piped")?);
+        let output = Output::of(&mut child);
         let mut vault = Self {
             administrator: Administrator {
                 addresses: vec![format!("https://127.0.0.1:{port}")],

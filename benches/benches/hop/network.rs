@@ -74,8 +74,7 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("{command:?}"))?;
-        let output = Output::default();
-        output.follow(child.stderr.take().context("stderr is piped")?);
+        let output = Output::of(&mut child);
         Ok(Self { child, output })
     }
 

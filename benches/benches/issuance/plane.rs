@@ -48,8 +48,7 @@ impl Plane {
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let output = Output::default();
-        output.follow(child.stderr.take().context("stderr is piped")?);
+        let output = Output::of(&mut child);
         let plane = Self {
             folder,
             child,

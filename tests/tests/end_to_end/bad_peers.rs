@@ -241,8 +241,7 @@ impl Impostor {
     fn start(mesh: &Mesh, address: &str, alpn: &str, certificate: &str) -> Self {
         let server = ["python3", "-c", SERVER, address, "8080", alpn, certificate];
         let mut child = on_the_switch(mesh, &server).stdout(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
+        let output = Output::of(&mut child);
         let this = Self(child, output);
         this.1.wait_for("the impostor", |line| line == "listening").unwrap();
         this

@@ -258,8 +258,7 @@ socketserver.ThreadingTCPServer(('0.0.0.0', 7000), Greeter).serve_forever()\n";
     let mut clients = ["web", "lab"].map(|service| {
         let mut command = mesh.exec_command(service, &["python3", "-c", PATIENT]).unwrap();
         let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-        let output = watchword_tests::Output::default();
-        output.follow(child.stdout.take().unwrap());
+        let output = watchword_tests::Output::of(&mut child);
         output
             .wait_for("the greeting", |line| line.starts_with("greeted"))
             .unwrap();

@@ -134,8 +134,7 @@ fn start_client(mesh: &Mesh, service: &str, count: &str, rounds: &str) -> (Child
         .exec_command(service, &["python3", program.to_str().unwrap(), count, rounds])
         .unwrap();
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let output = Output::default();
-    output.follow(child.stdout.take().unwrap());
+    let output = Output::of(&mut child);
     (child, output)
 }
 
@@ -353,8 +352,7 @@ app: {run: [python3, app.py, 10.87.0.1], ports: {7000: tcp}, healthy: {port: 700
     let switch = mesh.record().unwrap()["switchPid"].as_i64().unwrap();
     let mut outside = mesh.in_network_of(switch, &["python3", "-c", outside]);
     let mut outside = outside.stdout(Stdio::piped()).spawn().unwrap();
-    let output = Output::default();
-    output.follow(outside.stdout.take().unwrap());
+    let output = Output::of(&mut outside);
     output.wait_for("the outside", |line| line == "listening").unwrap();
     let call = "import socket; socket.create_connection(('HOST', 7000), timeout=20).recv(1)";
     for (service, host) in [("web", "app"), ("app", "app-1")] {

@@ -107,8 +107,7 @@ impl Running {
     fn start(mesh: &Mesh, command: &[&str]) -> Self {
         let mut command = mesh.exec_command("web", command).unwrap();
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
+        let output = Output::of(&mut child);
         output.wait_for("its begin", |line| line == "begun").unwrap();
         Self { child, output }
     }

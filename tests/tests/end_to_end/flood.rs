@@ -104,8 +104,7 @@ impl Flood {
         command.extend(sources.iter().map(String::as_str));
         let mut command = on_the_switch(mesh, &command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
+        let output = Output::of(&mut child);
         Self { child, output }
     }
 

@@ -69,9 +69,7 @@ impl Load {
         let mut command = mesh.exec_command(service, command).unwrap();
         command.current_dir(mesh.file().folder());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
-        output.follow(child.stderr.take().unwrap());
+        let output = Output::of(&mut child);
         Self { child, output }
     }
 

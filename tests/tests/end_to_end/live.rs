@@ -46,9 +46,7 @@ impl Live {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
-        output.follow(child.stderr.take().unwrap());
+        let output = Output::of(&mut child);
         output.wait_for("the first echoes", |line| line == "going").unwrap();
         Self { child, output }
     }

@@ -106,8 +106,7 @@ fn a_proxy_does_not_talk_to_a_control_plane_that_is_somebody_else() {
             .args(["run", "--config"])
             .arg(&file);
         let mut proxy = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(proxy.stderr.take().unwrap());
+        let output = Output::of(&mut proxy);
         let said = output.wait_for(reason, |line| line.contains(reason));
         proxy.kill().unwrap();
         proxy.wait().unwrap();

@@ -53,9 +53,7 @@ pub(crate) struct Watch(Child, Output);
 impl Watch {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
-        output.follow(child.stderr.take().unwrap());
+        let output = Output::of(&mut child);
         Self(child, output)
     }
 

@@ -70,9 +70,7 @@ impl Inside {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = Output::default();
-        output.follow(child.stdout.take().unwrap());
-        output.follow(child.stderr.take().unwrap());
+        let output = Output::of(&mut child);
         Self { child, output }
     }
 }

@@ -36,9 +36,7 @@ fn mesh() -> (Mesh, Output, Running) {
     let mesh = file.up().unwrap();
     let mut echo = mesh.exec_command("web", &["python3", "-c", ECHO]).unwrap();
     let mut echo = echo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let output = Output::default();
-    output.follow(echo.stdout.take().unwrap());
-    output.follow(echo.stderr.take().unwrap());
+    let output = Output::of(&mut echo);
     output.wait_for("the echo", |line| line == "ECHO listens").unwrap();
     (mesh, output, Running(echo))
 }

@@ -159,8 +159,7 @@ fn an_answer_that_is_under_way_is_cut_when_policies_deny_its_request() {
     let mut load = mesh.exec_command("web", &["python3", "-c", ENDLESS]).unwrap();
     load.stdout(Stdio::piped());
     let mut load = load.spawn().unwrap();
-    let output = watchword_tests::Output::default();
-    output.follow(load.stdout.take().unwrap());
+    let output = watchword_tests::Output::of(&mut load);
     output.wait_for("the answer to begin", |line| line == "going").unwrap();
     // One that goes on allowing it cuts nothing.
     let other = super::POLICIES.replace("GET, HEAD, POST, OPTIONS", "GET, HEAD, POST");

@@ -108,9 +108,7 @@ fn start(mesh: &Mesh, program: &str) -> (Child, Output) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut client = client.spawn().unwrap();
-    let output = Output::default();
-    output.follow(client.stdout.take().unwrap());
-    output.follow(client.stderr.take().unwrap());
+    let output = Output::of(&mut client);
     (client, output)
 }
 
