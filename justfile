@@ -19,9 +19,9 @@ test *ARGS:
 test-kubernetes:
     scripts/test-kubernetes
 
-# A small mesh with a real call.
-first-call:
-    scripts/first-call
+# A whole mesh at work, with proof for each claim.
+demo *ARGS:
+    scripts/demo {{ARGS}}
 
 # The micro-benchmarks.
 bench:

@@ -10,8 +10,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         "spiffe/workload.proto",
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+        "shop/payments.proto",
     ];
-    for folder in ["watchword", "spiffe", "envoy", "google"] {
+    for folder in ["watchword", "spiffe", "envoy", "google", "shop"] {
         println!("cargo::rerun-if-changed={folder}");
     }
     let descriptors = protox::compile(files, ["."])?;

@@ -43,23 +43,25 @@ pub(crate) fn run(selector: &Selector, service: &str, command: Vec<String>) -> a
     }
     let mut directories: Vec<_> = std::env::current_dir().into_iter().collect();
     directories.push(target.replica.directory.clone());
-    let entry = Entry {
-        holder: target.holder_pid,
-        join: if record.user_namespace {
-            Join::EverythingAndUser
-        } else {
-            Join::Everything
-        },
-        program: Program {
-            command,
-            directories,
-            privileges: target.replica.privileges.clone(),
-            reports: false,
-            pid_file: None,
-        },
+    let program = Program {
+        command,
+        directories,
+        privileges: target.replica.privileges.clone(),
+        reports: false,
+        pid_file: None,
     };
+    let entry = entry(&record, target.holder_pid, program);
     let environment: Vec<_> = target.replica.environment.clone().into_iter().collect();
     enter(&entry, &environment).with_context(|| format!("cannot enter {}", target.replica.name))
+}
+
+/// The way of a program from outside of a mesh into namespaces of it.
+pub(crate) fn entry(record: &Record, holder: u32, program: Program) -> Entry {
+    let join = match record.user_namespace {
+        true => Join::EverythingAndUser,
+        false => Join::Everything,
+    };
+    Entry { holder, join, program }
 }
 
 /// The kernel would refuse, too, but not in words.

@@ -6,6 +6,7 @@
 //! standard output.
 
 mod admin_client;
+mod demo;
 mod exec;
 mod find_mesh;
 mod launcher;
@@ -37,10 +38,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show a whole mesh at work, with proof for each claim
+    Demo(demo::Arguments),
     /// Run a mesh file on this machine, in the foreground
     Up {
         /// The mesh file
         file: PathBuf,
+        /// End with the process that started this one
+        #[arg(long, hide = true)]
+        tied: bool,
     },
     /// Run a command inside a service's network, as that service
     Exec {
@@ -66,6 +72,9 @@ enum Command {
     /// Work with join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Programs of the demo's mesh
+    #[command(subcommand, hide = true)]
+    DemoPart(demo::Part),
     /// Steps of other commands
     #[command(subcommand, hide = true)]
     Internal(Internal),
@@ -85,25 +94,34 @@ enum Token {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Up { file } => up::run(&file),
+        Command::Demo(arguments) => block_on(demo::run(&arguments)),
+        Command::DemoPart(part) => demo::run_part(part),
+        Command::Up { file, tied } => up::run(&file, tied),
         Command::Exec {
             selector,
             service,
             command,
         } => report(exec::run(&selector, &service, command)),
-        Command::Status { selector, output } => block_on(status::run(&selector, output)),
+        Command::Status { selector, output } => block_on(done(status::run(&selector, output))),
         Command::Policy(command) => policy::run(command),
-        Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
+        Command::Token(Token::Create { selector, id }) => block_on(done(token::create(&selector, &id))),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
     }
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(work));
-    report(result.map(|()| ExitCode::SUCCESS))
+    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let result = runtime.block_on(work);
+        // Who reads standard input would keep us for ever.
+        runtime.shutdown_background();
+        result
+    });
+    report(result)
+}
+
+async fn done(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    work.await.map(|()| ExitCode::SUCCESS)
 }
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {

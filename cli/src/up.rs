@@ -34,11 +34,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
 
 use anyhow::bail;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getgid, getuid};
 use watchword_control_plane::mesh_file::MeshFile;
 
 use self::plan::{Machine, Plan};
+pub(crate) use self::requirements::search_path;
 use self::users::Users;
 use crate::launcher::{self, user_namespace};
 use crate::mesh_folder::{self, MeshFolder};
@@ -50,7 +52,13 @@ const MISTAKE: u8 = 2;
 /// Runs the mesh that `file` describes until ctrl-C, SIGTERM or SIGHUP.
 /// Exit status 0 when it was asked to end, 1 when it could not start or
 /// failed, 2 for a mistake in a file.
-pub(crate) fn run(file: &Path) -> ExitCode {
+///
+/// `tied` ends it with the process that started it, however that ends.
+pub(crate) fn run(file: &Path, tied: bool) -> ExitCode {
+    if tied && let Err(error) = set_pdeathsig(Signal::SIGTERM) {
+        say::error(format!("cannot tie the mesh to who starts it: {error}"));
+        return ExitCode::FAILURE;
+    }
     let Some(mesh) = check(file) else {
         return ExitCode::from(MISTAKE);
     };
@@ -124,7 +132,7 @@ fn contain(plan: &Plan, folder: &MeshFolder, signals: &SigSet) -> anyhow::Result
         &serde_json::to_string(&order)?,
     )?;
     let mut child = launcher::command("contain", folder.path())
-        .env("PATH", requirements::search_path())
+        .env("PATH", search_path())
         .stdin(Stdio::piped())
         .spawn()?;
     let pipe = child.stdin.take();

@@ -50,6 +50,13 @@ pub mod tunnel {
     pub use crate::generated::watchword::v1::{Denied, Goaway, Open, Opened, Reason, Refused, Reset};
 }
 
+/// What the programs of `watchword demo` say to each other.
+pub mod shop {
+    pub use crate::generated::shop::payments_client::PaymentsClient;
+    pub use crate::generated::shop::payments_server::{Payments, PaymentsServer};
+    pub use crate::generated::shop::{ChargeRequest, ChargeResponse, RefundRequest, RefundResponse};
+}
+
 /// Why a message from outside can't become one of our types.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]

@@ -12,6 +12,7 @@ mod bad_peers;
 mod calls;
 mod certificates;
 mod command_line;
+mod demo;
 mod dialling;
 mod failures;
 mod fidelity;
