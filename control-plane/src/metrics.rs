@@ -11,6 +11,7 @@ use watchword_daemon::Metrics;
 pub struct ControlMetrics {
     issuance: Counter<u64>,
     duration: Histogram<f64>,
+    up: Gauge<u64>,
     refusals: Counter<u64>,
     alarms: Counter<u64>,
     versions: Gauge<u64>,
@@ -35,6 +36,10 @@ impl ControlMetrics {
                 .with_boundaries(vec![
                     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
                 ])
+                .build(),
+            up: meter
+                .u64_gauge("watchword_authority_up")
+                .with_description("Whether the authority answered when it was asked last: 1 or 0.")
                 .build(),
             refusals: meter
                 .u64_counter("watchword_attestation_refusals")
@@ -74,8 +79,11 @@ impl ControlMetrics {
                 KeyValue::new("reason", reason),
             ],
         );
-        self.duration
-            .record(took.as_secs_f64(), &[KeyValue::new("authority", authority)]);
+        let authority = [KeyValue::new("authority", authority)];
+        self.duration.record(took.as_secs_f64(), &authority);
+        // What it signed may be withheld, but it has answered.
+        let answered = !reason.starts_with("authority-");
+        self.up.record(u64::from(answered), &authority);
     }
 
     /// A caller was refused.

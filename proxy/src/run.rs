@@ -18,6 +18,7 @@ use crate::connection::Connections;
 use crate::control::bundles::Bundles;
 use crate::control::discovery::Follower;
 use crate::control::for_workloads::WorkloadIssuer;
+use crate::control::freshness::Freshness;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
@@ -26,7 +27,7 @@ use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
 use crate::snapshots::Snapshots;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, Telemetry};
 use crate::tunnels::{Means, Tunnels};
 use crate::worker::{self, Listeners, Worker};
 use crate::workload_socket::{self, ToldApartBy};
@@ -91,7 +92,15 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     if let Some(listener) = workload_socket {
         serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
     }
-    follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
+    let freshness = Freshness::default();
+    telemetry::observe(&metrics.meter(), mesh.credentials.clone(), freshness.clone());
+    follow_control_plane(
+        (&config, token),
+        (control_plane, freshness),
+        &mesh,
+        &readiness,
+        &mut tasks,
+    );
     say_started(&config);
     shutdown.requested().await;
     tracing::info!("stopping");
@@ -213,7 +222,7 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
-    control_plane: ControlPlane,
+    (control_plane, freshness): (ControlPlane, Freshness),
     mesh: &Mesh,
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
@@ -238,6 +247,7 @@ fn follow_control_plane(
         snapshots: Arc::clone(&mesh.snapshots),
         clock: Arc::clone(&mesh.clock),
         telemetry: mesh.connections.telemetry().clone(),
+        freshness,
         instance: instance_name(),
         policies_blocker: readiness.blocker("policies", "none received yet"),
         directory_blocker: readiness.blocker("directory", "none received yet"),

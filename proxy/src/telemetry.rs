@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{Method, StatusCode};
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, Value};
+use watchword_mtls::Credentials;
+
+use crate::control::freshness::Freshness;
 
 /// More peers than this share the label `other`.
 const MAX_PEERS: usize = 500;
@@ -244,6 +247,34 @@ impl Telemetry {
         peers.insert(peer.to_owned());
         peer.to_owned()
     }
+}
+
+/// What is asked of its owners whenever somebody reads the metrics.
+pub(crate) fn observe(meter: &Meter, credentials: Credentials, freshness: Freshness) {
+    let mine = credentials.clone();
+    meter
+        .u64_observable_gauge("watchword_bundle_expiry_timestamp")
+        .with_unit("s")
+        .with_description("When the last root of a trust domain ends, Unix time.")
+        .with_callback(move |gauge| {
+            let Some(current) = mine.current() else { return };
+            for (domain, _) in current.bundle().iter() {
+                let ends = current.bundle().not_after(domain).unwrap_or(UNIX_EPOCH);
+                let labels = [KeyValue::new("trust_domain", domain.to_string())];
+                gauge.observe(ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), &labels);
+            }
+        })
+        .build();
+    meter
+        .f64_observable_gauge("watchword_snapshot_age")
+        .with_unit("s")
+        .with_description("For how long a snapshot may be out of date; 0 while the control plane's stream stands.")
+        .with_callback(move |gauge| {
+            for (kind, age) in freshness.ages(credentials.now()) {
+                gauge.observe(age.as_secs_f64(), &[KeyValue::new("kind", kind)]);
+            }
+        })
+        .build();
 }
 
 /// Closed, although callers may make up methods.

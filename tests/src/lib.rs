@@ -25,4 +25,4 @@ pub use output::{DEADLINE, Output, wait_until};
 pub use processes::{Stopped, process};
 pub use programs::{binary, is_root, run};
 pub use tools::tool;
-pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault};
+pub use vault::{Administrator, Cluster, Fault, FaultyWay, MOUNT, Vault, vault_program};

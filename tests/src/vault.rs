@@ -86,7 +86,7 @@ fn server(program: &Path) -> Command {
 ///
 /// # Errors
 /// With what the script says.
-fn program() -> Result<PathBuf> {
+pub fn vault_program() -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/vault");
     let find = || {
@@ -121,7 +121,7 @@ impl Vault {
     }
 
     fn start_empty(more: &[&str]) -> Result<Self> {
-        let program = program()?;
+        let program = vault_program()?;
         let folder = tempfile::Builder::new().prefix("watchword-vault-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let token = format!("root-{}-{port}", std::process::id());

@@ -18,8 +18,9 @@ const FILES: [(&str, &str); 2] = [
 /// A folder with the demo's files.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    path: PathBuf,
+    mesh_file: PathBuf,
     name: String,
+    trust_domain: String,
     // Removed with it, unless it is the caller's.
     _temporary: Option<TempDir>,
 }
@@ -47,21 +48,36 @@ impl Folder {
         // Where it was built the services' user may not look.
         let own = std::env::current_exe().context("cannot find this program")?;
         write_missing(&path.join("watchword"), |file| fs::copy(&own, file).map(|_| ()))?;
-        let mesh = path.join("mesh.yaml");
-        let name = MeshFile::load(&mesh).map_err(|mistakes| {
+        let mesh_file = path.join("mesh.yaml");
+        let mesh = MeshFile::load(&mesh_file).map_err(|mistakes| {
             let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("{}", mistakes.join("\n"))
         })?;
         Ok(Self {
-            name: name.name,
-            path,
+            mesh_file,
+            name: mesh.name.clone(),
+            trust_domain: mesh.trust_domain.as_str().to_owned(),
             _temporary: temporary,
         })
     }
 
+    /// The mesh file from now on: the one that was there, with this `authority`.
+    pub(crate) fn let_sign(&mut self, authority: &serde_json::Value) -> anyhow::Result<()> {
+        let text = fs::read_to_string(&self.mesh_file)?;
+        self.mesh_file.set_file_name("mesh-with-vault.yaml");
+        // JSON is YAML.
+        fs::write(&self.mesh_file, format!("{text}authority: {authority}\n"))
+            .with_context(|| format!("cannot write {}", self.mesh_file.display()))
+    }
+
     /// The mesh file.
-    pub(crate) fn mesh_file(&self) -> PathBuf {
-        self.path.join("mesh.yaml")
+    pub(crate) fn mesh_file(&self) -> &Path {
+        &self.mesh_file
+    }
+
+    /// Where its SPIFFE IDs lie.
+    pub(crate) fn trust_domain(&self) -> &str {
+        &self.trust_domain
     }
 
     /// The mesh's name.

@@ -7,6 +7,7 @@ mod wire;
 use super::folder::Folder;
 use super::mesh::DemoMesh;
 use super::report::{Report, Step};
+use super::vault::Vault;
 
 const MESH_READY: Step = Step {
     name: "mesh-ready",
@@ -55,12 +56,12 @@ const LONG_LIVED_CONNECTION: Step = Step {
 
 /// Starts the mesh, makes every step, and takes the mesh down. What was seen
 /// is in the report; an error is trouble of the demo's own.
-pub(super) async fn run(folder: &Folder, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(folder: &Folder, vault: Option<&Vault>, report: &mut Report) -> anyhow::Result<()> {
     report.progress(&format!("watchword up {}", folder.mesh_file().display()));
     let mut started = None;
     let start = async {
         let mesh = DemoMesh::start(folder).await?;
-        let seen = calls::identities(&mesh).await;
+        let seen = calls::identities(&mesh, vault).await;
         started = Some(mesh);
         seen
     };

@@ -18,6 +18,7 @@ use watchword_proto::{POLICY_SCHEMA, bundle_from_proto, policies_from_proto};
 
 use super::bundles::{Bundles, Number};
 use super::channel::{CALL_DEADLINE, ControlPlane, MAX_MESSAGE};
+use super::freshness::Freshness;
 use crate::directory::DirectoryIndex;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
@@ -33,6 +34,7 @@ pub(crate) struct Follower {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) telemetry: Telemetry,
+    pub(crate) freshness: Freshness,
     pub(crate) instance: String,
     pub(crate) policies_blocker: Blocker,
     pub(crate) directory_blocker: Blocker,
@@ -54,7 +56,9 @@ impl Follower {
                 let _ = generations.changed().await;
                 continue;
             }
-            match self.subscribe(&mut seen).await {
+            let ended = self.subscribe(&mut seen).await;
+            self.freshness.lost(self.clock.now());
+            match ended {
                 Ok(updates) if updates > 0 => failures = 0,
                 Ok(_) => failures += 1,
                 Err(reason) => {
@@ -139,6 +143,7 @@ impl Follower {
         match result {
             Ok(()) => {
                 seen.insert(kind, (epoch, version));
+                self.freshness.confirmed(kind);
                 self.telemetry.snapshot(kind, "accepted");
                 tracing::info!(kind, epoch, version, "snapshot in force");
                 request(Message::Ack(Ack { nonce }))

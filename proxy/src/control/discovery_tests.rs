@@ -34,6 +34,7 @@ impl Fixture {
             snapshots: Arc::new(Snapshots::new()),
             clock,
             telemetry: Telemetry::new(&Metrics::new().unwrap().meter()),
+            freshness: Freshness::default(),
             instance: "test".into(),
             policies_blocker: readiness.blocker("policies", "none"),
             directory_blocker: readiness.blocker("directory", "none"),

@@ -6,6 +6,7 @@ pub(crate) mod bundles;
 pub(crate) mod channel;
 pub(crate) mod discovery;
 pub(crate) mod for_workloads;
+pub(crate) mod freshness;
 pub(crate) mod identity;
 mod key_request;
 mod obtain;

@@ -62,7 +62,7 @@ impl Cluster {
         }
         let mut cluster = Self {
             administrator: Administrator {
-                program: program()?,
+                program: vault_program()?,
                 addresses: api.iter().map(|port| format!("https://127.0.0.1:{port}")).collect(),
                 called: AtomicUsize::new(0),
                 ca_file: folder.path().join(CA_FILE),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use watchword_tests::{Output, Stopped, binary, process};
+use watchword_tests::{Output, Stopped, binary, process, vault_program};
 
 const STEPS: [&str; 9] = [
     "mesh-ready",
@@ -59,7 +59,11 @@ impl Demo {
 
     /// The document that it prints, and its exit status.
     fn run(&self) -> (Value, Option<i32>) {
-        let finished = self.command().arg("--json").output().unwrap();
+        Self::document(self.command().arg("--json"))
+    }
+
+    fn document(command: &mut Command) -> (Value, Option<i32>) {
+        let finished = command.output().unwrap();
         let document = serde_json::from_slice(&finished.stdout);
         let document = document.unwrap_or_else(|error| panic!("{error}: {finished:?}"));
         (document, finished.status.code())
@@ -111,6 +115,25 @@ fn the_demo_tells_people_what_it_does_while_it_does_it() {
     assert_eq!(told.matches("\n   seen ").count(), STEPS.len(), "{told}");
     assert_eq!(finished.stdout, b"9 of 9 steps as promised\n");
     assert!(finished.status.success());
+}
+
+#[test]
+fn in_the_demo_a_real_vault_signs_and_its_audit_log_shows_it() {
+    let demo = Demo::new(&[]);
+    let mut vault = std::ffi::OsString::from("--vault=");
+    vault.push(vault_program().unwrap());
+    let (document, code) = Demo::document(demo.command().arg("--json").arg(vault));
+    let ready = step(&document, "mesh-ready")["seen"].as_str().unwrap();
+    assert!(ready.contains("Vault's audit log has every serial"), "{document:#}");
+    assert_eq!((&document["ok"], code), (&Value::Bool(true), Some(0)), "{document:#}");
+}
+
+#[test]
+fn without_a_vault_the_demo_says_where_to_get_one() {
+    let finished = Demo::new(&[]).command().arg("--vault=/no/such/vault").output().unwrap();
+    let said = String::from_utf8(finished.stderr).unwrap();
+    assert!(said.contains("no Vault was found: install it"), "{said}");
+    assert_eq!(finished.status.code(), Some(1));
 }
 
 #[test]

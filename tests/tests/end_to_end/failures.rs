@@ -249,6 +249,15 @@ fn a_control_plane_that_is_away_for_a_quarter_of_the_lifetime_is_not_missed() {
     assert!(caller.all_went_well() > 10);
 }
 
+/// Seconds for which a sidecar's policies may be out of date.
+fn snapshot_age(mesh: &Mesh, replica: &str) -> f64 {
+    let metrics = page(mesh, replica, "/metrics");
+    let age = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("watchword_snapshot_age_seconds{kind=\"policies\"} "));
+    age.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+}
+
 #[test]
 fn a_control_plane_that_is_away_for_too_long_stops_calls_with_the_reason_and_all_heals_by_itself() {
     let mesh = mesh("certificates: {ttl: 4s}");
@@ -266,8 +275,10 @@ fn a_control_plane_that_is_away_for_too_long_stops_calls_with_the_reason_and_all
             line.contains("direction=outbound") && line.contains("reason=no-identity")
         })
         .unwrap();
+    wait_until("snapshots to grow old", || snapshot_age(&mesh, "web-1") > 0.0).unwrap();
     drop(away);
     calls_arrive_again(&mesh);
+    wait_until("new snapshots", || snapshot_age(&mesh, "web-1") == 0.0).unwrap();
     for replica in ["web-1", "echo-1"] {
         wait_until("readiness", || page(&mesh, replica, "/readyz") == "ok\n")
             .unwrap_or_else(|error| panic!("{error}\n{}", mesh.output().text()));

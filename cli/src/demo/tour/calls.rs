@@ -9,6 +9,7 @@ use watchword_daemon::{Clock as _, SystemClock};
 use crate::demo::mesh::DemoMesh;
 use crate::demo::parts::ask::Answer;
 use crate::demo::parts::{GRPC_PORT, HTTP_PORT, TCP_PORT};
+use crate::demo::vault::Vault;
 use crate::sidecar_client::{self, Connections, Denial};
 
 const LONGEST_LIFE: u64 = 3_600;
@@ -18,8 +19,9 @@ pub(super) fn now() -> Duration {
     SystemClock.now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Every sidecar's own word for its certificate, against what was planned.
-pub(super) async fn identities(mesh: &DemoMesh) -> anyhow::Result<String> {
+/// Every sidecar's own word for its certificate, against what was planned, and
+/// against what Vault has signed.
+pub(super) async fn identities(mesh: &DemoMesh, vault: Option<&Vault>) -> anyhow::Result<String> {
     let now = now().as_secs();
     let (mut seen, mut serials, mut left) = (Vec::new(), BTreeSet::new(), 0);
     for running in &mesh.record.replicas {
@@ -38,6 +40,14 @@ pub(super) async fn identities(mesh: &DemoMesh) -> anyhow::Result<String> {
             "the certificate of {} has {lives} s left",
             replica.name
         );
+        if let Some(vault) = vault {
+            ensure!(
+                vault.has_signed(&certificate.serial)?,
+                "Vault's audit log does not have the certificate of {}, {}",
+                replica.name,
+                certificate.serial
+            );
+        }
         ensure!(
             serials.insert(certificate.serial),
             "{} has the certificate of another",
@@ -46,7 +56,11 @@ pub(super) async fn identities(mesh: &DemoMesh) -> anyhow::Result<String> {
         left = left.max(lives);
         seen.push(replica.spiffe_id.clone());
     }
-    Ok(format!("{}; each has {left} s left at most", seen.join(", ")))
+    let signed = match vault {
+        Some(_) => "; Vault's audit log has every serial",
+        None => "",
+    };
+    Ok(format!("{}; each has {left} s left at most{signed}", seen.join(", ")))
 }
 
 /// What orders answers to web, in every protocol.
