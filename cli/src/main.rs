@@ -6,9 +6,11 @@
 //! standard output.
 
 mod admin_client;
+mod doctor;
 mod exec;
 mod find_mesh;
 mod launcher;
+mod machine;
 mod mesh_folder;
 mod policy;
 mod record;
@@ -37,6 +39,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at what this machine has and lacks, with the commands that mend it; exit status 1 when a mesh can't start
+    Doctor(doctor::Flags),
     /// Run a mesh file on this machine, in the foreground
     Up {
         /// The mesh file
@@ -85,6 +89,7 @@ enum Token {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Doctor(flags) => block_on_code(async { doctor::run(&flags).await }),
         Command::Up { file } => up::run(&file),
         Command::Exec {
             selector,
@@ -99,11 +104,15 @@ fn main() -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    block_on_code(async { work.await.map(|()| ExitCode::SUCCESS) })
+}
+
+fn block_on_code(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(work));
-    report(result.map(|()| ExitCode::SUCCESS))
+    report(result)
 }
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {

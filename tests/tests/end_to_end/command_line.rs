@@ -1,5 +1,7 @@
 //! The commands beside `up`.
 
+mod doctor;
+
 use std::process::Command;
 
 use crate::apps::{complaint, curl, mesh};
