@@ -6,6 +6,8 @@
 //! standard output.
 
 mod admin_client;
+mod bundle;
+mod cert;
 mod doctor;
 mod exec;
 mod find_mesh;
@@ -17,6 +19,7 @@ mod record;
 mod say;
 mod sidecar_client;
 mod status;
+mod time_left;
 mod token;
 mod up;
 
@@ -64,6 +67,12 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Work with the trust bundle
+    #[command(subcommand)]
+    Bundle(bundle::Command),
+    /// Look at certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
     /// Work with policy files
     #[command(subcommand)]
     Policy(policy::Command),
@@ -97,6 +106,8 @@ fn main() -> ExitCode {
             command,
         } => report(exec::run(&selector, &service, command)),
         Command::Status { selector, output } => block_on(status::run(&selector, output)),
+        Command::Bundle(command) => report(bundle::run(command).map(|()| ExitCode::SUCCESS)),
+        Command::Cert(command) => block_on(cert::run(command)),
         Command::Policy(command) => policy::run(command),
         Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),

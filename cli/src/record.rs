@@ -109,6 +109,16 @@ impl Record {
         write_private(&path, &text)
     }
 
+    /// That `name` means none, and what there is.
+    pub(crate) fn unknown(&self, name: &str) -> anyhow::Error {
+        let names: Vec<_> = self.replicas.iter().map(|it| it.replica.name.as_str()).collect();
+        anyhow::anyhow!(
+            "mesh {} has no service `{name}` (it has {})",
+            self.name,
+            names.join(", ")
+        )
+    }
+
     /// The replica that `name` means: `orders-2`, or the first of `orders`.
     pub(crate) fn replica(&self, name: &str) -> Option<&RunningReplica> {
         let by = |matches: fn(&Replica, &str) -> bool| self.replicas.iter().find(|r| matches(&r.replica, name));

@@ -39,6 +39,9 @@ pub(crate) struct Certificate {
     pub(crate) not_after: u64,
     /// Grows with each renewal.
     pub(crate) generation: u64,
+    /// Base64 of DER, leaf first.
+    #[serde(default)]
+    pub(crate) chain: Vec<String>,
 }
 
 /// `GET /connections`.

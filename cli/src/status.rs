@@ -3,8 +3,6 @@
 //!
 //! Invariant: a part that does not answer is shown as such, and is no error.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -16,6 +14,7 @@ use crate::find_mesh::{Found, Selector};
 use crate::record::{Record, RunningReplica};
 use crate::say;
 use crate::sidecar_client::{self, Certificate, Connections, Denial};
+use crate::time_left::{duration, seconds_left};
 
 /// How output is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -116,7 +115,7 @@ async fn ask(running: RunningReplica) -> Replica {
         generation: certificate.as_ref().map(|certificate| certificate.generation),
         serial: certificate.map(|certificate| certificate.serial),
         not_after,
-        seconds_left: not_after.map(|end| seconds_left(end, SystemClock.now())),
+        seconds_left: not_after.map(|end| seconds_left(i64::try_from(end).unwrap_or(i64::MAX), SystemClock.now())),
         connections: connections.as_ref().map(|connections| connections.active),
         last_denial: connections.and_then(|connections| connections.last_denial),
         error,
@@ -231,35 +230,9 @@ fn sentence(denial: &Denial) -> String {
     )
 }
 
-fn seconds_left(not_after: u64, now: SystemTime) -> i64 {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    signed(not_after).saturating_sub(signed(now))
-}
-
-/// `1h 5m`, `12m 3s`, `4s`, `expired 4s ago`.
-fn duration(seconds: i64) -> String {
-    if seconds < 0 {
-        return format!("expired {} ago", duration(seconds.saturating_neg()));
-    }
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m {seconds}s"),
-        (hours, minutes, _) => format!("{hours}h {minutes}m"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_is_told_as_people_tell_it() {
-        let all = [3_900, 723, 4, 0, -4].map(duration);
-        assert_eq!(all, ["1h 5m", "12m 3s", "4s", "0s", "expired 4s ago"]);
-        let now = UNIX_EPOCH + Duration::from_secs(100);
-        assert_eq!((seconds_left(160, now), seconds_left(90, now)), (60, -10));
-    }
 
     #[test]
     fn a_denial_names_its_rule() {

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use watchword_daemon::{Metrics, Page, Pages, Readiness};
@@ -34,6 +36,8 @@ struct Certificate {
     /// Unix seconds.
     not_after: u64,
     generation: u64,
+    /// Base64 of DER, leaf first.
+    chain: Vec<String>,
     trust_domains: Vec<String>,
 }
 
@@ -68,6 +72,7 @@ fn certificates(credentials: &Credentials) -> String {
         not_before: unix_seconds(current.svid().not_before()),
         not_after: unix_seconds(current.svid().not_after()),
         generation: current.number(),
+        chain: current.svid().chain().iter().map(|it| STANDARD.encode(it)).collect(),
         trust_domains: current.bundle().iter().map(|(domain, _)| domain.to_string()).collect(),
     });
     to_json(&shown)

@@ -1,5 +1,6 @@
 //! The commands beside `up`.
 
+mod certificates;
 mod doctor;
 
 use std::process::Command;
