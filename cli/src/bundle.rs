@@ -13,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::examples;
 use crate::find_mesh::Selector;
 use crate::say;
 
@@ -23,6 +24,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the roots of the mesh's own trust domain
+    #[command(after_help = examples::BUNDLE_EXPORT)]
     Export(Export),
 }
 

@@ -25,8 +25,10 @@ use watchword_daemon::{Clock as _, SystemClock};
 
 use self::describe::Described;
 use self::target::Target;
+use crate::examples;
 use crate::find_mesh::Selector;
 use crate::record::{Record, RunningReplica};
+use crate::say;
 use crate::sidecar_client::{self, Certificate};
 use crate::status::Format;
 
@@ -36,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what certificates say, of a file, a server or the services of a mesh
+    #[command(after_help = examples::CERT_VIEW)]
     View(View),
 }
 
@@ -83,11 +86,12 @@ pub(crate) async fn run(Command::View(view): Command) -> anyhow::Result<()> {
         None => of_mesh(&view.selector, None).await?,
     };
     let in_full = target.is_some();
-    Ok(match view.output {
-        Format::Json => crate::say::out(serde_json::to_string_pretty(&found)?)?,
+    match view.output {
+        Format::Json => say::out(serde_json::to_string_pretty(&found)?)?,
         Format::Table if in_full => show::in_full(&found)?,
         Format::Table => show::table(&found)?,
-    })
+    }
+    Ok(())
 }
 
 fn described(chain: &[CertificateDer<'_>]) -> anyhow::Result<Vec<Described>> {

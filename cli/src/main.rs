@@ -8,7 +8,9 @@
 mod admin_client;
 mod bundle;
 mod cert;
+mod completions;
 mod doctor;
+mod examples;
 mod exec;
 mod find_mesh;
 mod launcher;
@@ -27,14 +29,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::find_mesh::Selector;
 use crate::launcher::Internal;
-use crate::status::Format;
 
 /// A service mesh that gives every connection an identity
 #[derive(Debug, Parser)]
-#[command(name = "watchword", version)]
+#[command(name = "watchword", version, after_help = examples::WATCHWORD)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,13 +45,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Look at what this machine has and lacks, with the commands that mend it; exit status 1 when a mesh can't start
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::Flags),
     /// Run a mesh file on this machine, in the foreground
+    #[command(after_help = examples::UP)]
     Up {
         /// The mesh file
         file: PathBuf,
     },
     /// Run a command inside a service's network, as that service
+    #[command(after_help = examples::EXEC)]
     Exec {
         #[command(flatten)]
         selector: Selector,
@@ -59,14 +64,9 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Show services, identities and the last denial
-    Status {
-        #[command(flatten)]
-        selector: Selector,
-        /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
+    /// Show services, identities, tunnels, the last denial, and certificates that are not renewed
+    #[command(after_help = examples::STATUS)]
+    Status(status::Flags),
     /// Work with the trust bundle
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -79,6 +79,12 @@ enum Command {
     /// Work with join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Print what a shell needs to complete this command
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Steps of other commands
     #[command(subcommand, hide = true)]
     Internal(Internal),
@@ -87,6 +93,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Token {
     /// Print a one-time join token, valid for ten minutes
+    #[command(after_help = examples::TOKEN_CREATE)]
     Create {
         #[command(flatten)]
         selector: Selector,
@@ -105,11 +112,12 @@ fn main() -> ExitCode {
             service,
             command,
         } => report(exec::run(&selector, &service, command)),
-        Command::Status { selector, output } => block_on(status::run(&selector, output)),
+        Command::Status(flags) => block_on(async { status::run(&flags).await }),
         Command::Bundle(command) => report(bundle::run(command).map(|()| ExitCode::SUCCESS)),
         Command::Cert(command) => block_on(cert::run(command)),
         Command::Policy(command) => policy::run(command),
         Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
+        Command::Completions { shell } => report(completions::run(shell).map(|()| ExitCode::SUCCESS)),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
     }
 }

@@ -55,7 +55,9 @@ pub(crate) enum RecordError {
         source: std::io::Error,
     },
     /// Another version wrote it.
-    #[error("{path} is not what this version of watchword writes: {source}")]
+    #[error(
+        "{path} is not what this version of watchword writes ({source}): use the one that started the mesh, or start the mesh again"
+    )]
     Invalid {
         /// The file.
         path: std::path::PathBuf,

@@ -14,6 +14,7 @@ use watchword_mtls::Credentials;
 
 use crate::config::Config;
 use crate::connection::Connections;
+use crate::control::identity::RenewalTrouble;
 use crate::snapshots::Snapshots;
 use crate::unix_socket;
 
@@ -23,6 +24,7 @@ pub(crate) struct Shown {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) credentials: Credentials,
+    pub(crate) trouble: RenewalTrouble,
     pub(crate) connections: Connections,
     pub(crate) snapshots: Arc<Snapshots>,
 }
@@ -39,6 +41,8 @@ struct Certificate {
     /// Base64 of DER, leaf first.
     chain: Vec<String>,
     trust_domains: Vec<String>,
+    /// Why there is no newer one, while that was tried in vain.
+    renewal_trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -55,17 +59,18 @@ pub(crate) fn pages(shown: Shown) -> Pages {
         readiness,
         metrics,
         credentials,
+        trouble,
         connections,
         snapshots,
     } = shown;
     Pages::of_daemon(readiness, metrics)
         .with("/config", move || Page::text(format!("{config:#?}\n")))
-        .with("/certs", move || Page::json(certificates(&credentials)))
+        .with("/certs", move || Page::json(certificates(&credentials, &trouble)))
         .with("/connections", move || Page::json(connections.to_json()))
         .with("/policy", move || Page::json(policies(&snapshots)))
 }
 
-fn certificates(credentials: &Credentials) -> String {
+fn certificates(credentials: &Credentials, trouble: &RenewalTrouble) -> String {
     let shown = credentials.current().map(|current| Certificate {
         spiffe_id: current.svid().id().to_string(),
         serial: current.svid().serial().to_owned(),
@@ -74,6 +79,7 @@ fn certificates(credentials: &Credentials) -> String {
         generation: current.number(),
         chain: current.svid().chain().iter().map(|it| STANDARD.encode(it)).collect(),
         trust_domains: current.bundle().iter().map(|(domain, _)| domain.to_string()).collect(),
+        renewal_trouble: trouble.get(),
     });
     to_json(&shown)
 }

@@ -18,7 +18,7 @@ use crate::connection::Connections;
 use crate::control::bundles::Bundles;
 use crate::control::discovery::Follower;
 use crate::control::for_workloads::WorkloadIssuer;
-use crate::control::identity::IdentityKeeper;
+use crate::control::identity::{IdentityKeeper, RenewalTrouble};
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
@@ -85,13 +85,20 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
-    serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
+    let trouble = RenewalTrouble::default();
+    serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
     let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
     if let Some(listener) = workload_socket {
         serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
     }
-    follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
+    follow_control_plane(
+        (&config, token),
+        control_plane,
+        (&mesh, trouble),
+        &readiness,
+        &mut tasks,
+    );
     say_started(&config);
     shutdown.requested().await;
     tracing::info!("stopping");
@@ -169,7 +176,7 @@ async fn dialler(config: &Config) -> Result<Dialler> {
 
 async fn serve_admin(
     config: &Arc<Config>,
-    mesh: &Mesh,
+    (mesh, trouble): (&Mesh, &RenewalTrouble),
     readiness: &Readiness,
     metrics: &Metrics,
     tasks: &mut JoinSet<()>,
@@ -180,6 +187,7 @@ async fn serve_admin(
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         credentials: mesh.credentials.clone(),
+        trouble: trouble.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
     }));
@@ -214,7 +222,7 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
     control_plane: ControlPlane,
-    mesh: &Mesh,
+    (mesh, trouble): (&Mesh, RenewalTrouble),
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
 ) {
@@ -228,6 +236,7 @@ fn follow_control_plane(
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
+        trouble,
         token_blocker: readiness.blocker("join-token", "not read yet"),
     };
     tasks.spawn(keeper.keep());
