@@ -13,6 +13,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// System folders that an ordinary user's PATH often lacks.
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
+/// What the sidecars use where there is no nft.
+const STAND_IN: [&str; 4] = ["iptables", "iptables-restore", "ip6tables", "ip6tables-restore"];
+
 /// PATH with the folders that hold `ip` and `nft` at its end.
 pub(crate) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
@@ -58,15 +61,29 @@ fn ip(path: &OsString) -> (Finding, Option<PathBuf>) {
 /// What puts redirect rules in force.
 fn redirect(path: &OsString) -> Finding {
     const CHECK: &str = "nft";
-    match look_for(path, "nft") {
-        Some(program) => Finding::good(CHECK, program.display().to_string()),
-        None => not_installed(CHECK, "`nft` is not installed", "nftables"),
+    if let Some(program) = look_for(path, "nft") {
+        return Finding::good(CHECK, program.display().to_string());
+    }
+    match look_for_all(path, STAND_IN) {
+        Some(_) => Finding::good(
+            CHECK,
+            "it is missing, so `iptables` and `ip6tables` install the redirect rules",
+        ),
+        None => not_installed(
+            CHECK,
+            "`nft` is not installed, and neither are `iptables` and `ip6tables`, which could stand in for it",
+            "nftables",
+        ),
     }
 }
 
 fn not_installed(check: &'static str, seen: &str, package: &str) -> Finding {
     let mend = format!("`apt-get install {package}` (or your system's package of that name)");
     Finding::missing(check, seen, mend)
+}
+
+fn look_for_all(path: &OsString, programs: [&str; 4]) -> Option<Vec<PathBuf>> {
+    programs.iter().map(|program| look_for(path, program)).collect()
 }
 
 fn look_for(path: &OsString, program: &str) -> Option<PathBuf> {
@@ -131,7 +148,8 @@ mod tests {
         let missing = [ip(&nowhere).0, redirect(&nowhere)].map(|finding| finding.to_string());
         let expected = [
             "`ip` is not installed: `apt-get install iproute2` (or your system's package of that name)",
-            "`nft` is not installed: `apt-get install nftables` (or your system's package of that name)",
+            "`nft` is not installed, and neither are `iptables` and `ip6tables`, which could stand in for it: `apt-get \
+             install nftables` (or your system's package of that name)",
         ];
         assert_eq!(missing, expected);
     }

@@ -56,8 +56,8 @@ fn doctor_says_that_a_mesh_can_start_where_it_can() {
 fn a_missing_program_is_named_with_its_package() {
     both_say(&without(&["ip"]), "`ip` is not installed", "`apt-get install iproute2`");
     both_say(
-        &without(&["nft"]),
-        "`nft` is not installed",
+        &without(&["nft", "iptables", "iptables-restore"]),
+        "`nft` is not installed, and neither are `iptables` and `ip6tables`",
         "`apt-get install nftables`",
     );
 }
