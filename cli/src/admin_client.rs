@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminError {
     /// Nobody listens there.
-    #[error("the control plane does not answer on {socket}: {reason}")]
+    #[error(
+        "the control plane does not answer on {socket}: {reason}; look whether it runs (`watchword status` shows the meshes of `up`), or name another with `--admin SOCKET`"
+    )]
     Unreachable {
         /// The socket.
         socket: PathBuf,

@@ -24,16 +24,7 @@ pub(crate) fn run(selector: &Selector, service: &str, command: Vec<String>) -> a
     check_owner(&folder)?;
     let record = Record::load(&folder)?;
     let Some(target) = record.replica(service) else {
-        let names: Vec<_> = record
-            .replicas
-            .iter()
-            .map(|replica| replica.replica.name.as_str())
-            .collect();
-        bail!(
-            "mesh {} has no service `{service}` (it has {})",
-            record.name,
-            names.join(", ")
-        );
+        return Err(record.unknown(service));
     };
     if network_inode(target.holder_pid) != Some(target.network_inode) {
         bail!(

@@ -18,6 +18,7 @@ pub(crate) mod program;
 mod signals;
 pub(crate) mod user_namespace;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -112,7 +113,10 @@ pub(crate) enum Internal {
         program: String,
     },
     /// Tries what `up` needs of the kernel, and undoes it by ending.
-    Probe,
+    Probe {
+        /// A program that must succeed there.
+        program: Vec<OsString>,
+    },
 }
 
 /// Runs a hidden subcommand. `supervise` is the only one that is not ours.
@@ -130,7 +134,7 @@ pub(crate) fn run(command: &Internal, supervise: fn(&std::path::Path) -> ExitCod
         Internal::Held { view } => hold::held(view),
         Internal::Enter { entry } => parse(entry).and_then(|entry| enter::enter(&entry, &[])),
         Internal::Run { program } => parse(program).map(|program| program::become_program(&program)),
-        Internal::Probe => contain::probe(),
+        Internal::Probe { program } => contain::probe(program),
     };
     result.unwrap_or_else(|error| {
         crate::say::error(&error);

@@ -6,16 +6,23 @@
 //! standard output.
 
 mod admin_client;
+mod bundle;
+mod cert;
+mod completions;
 mod demo;
+mod doctor;
+mod examples;
 mod exec;
 mod find_mesh;
 mod launcher;
+mod machine;
 mod mesh_folder;
 mod policy;
 mod record;
 mod say;
 mod sidecar_client;
 mod status;
+mod time_left;
 mod token;
 mod up;
 
@@ -23,14 +30,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::find_mesh::Selector;
 use crate::launcher::Internal;
-use crate::status::Format;
 
 /// A service mesh that gives every connection an identity
 #[derive(Debug, Parser)]
-#[command(name = "watchword", version)]
+#[command(name = "watchword", version, after_help = examples::WATCHWORD)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,8 +46,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show a whole mesh at work, with proof for each claim
+    #[command(after_help = examples::DEMO)]
     Demo(demo::Arguments),
+    /// Look at what this machine has and lacks, with the commands that mend it; exit status 1 when a mesh can't start
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(doctor::Flags),
     /// Run a mesh file on this machine, in the foreground
+    #[command(after_help = examples::UP)]
     Up {
         /// The mesh file
         file: PathBuf,
@@ -49,6 +61,7 @@ enum Command {
         tied: bool,
     },
     /// Run a command inside a service's network, as that service
+    #[command(after_help = examples::EXEC)]
     Exec {
         #[command(flatten)]
         selector: Selector,
@@ -58,20 +71,27 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Show services, identities and the last denial
-    Status {
-        #[command(flatten)]
-        selector: Selector,
-        /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
+    /// Show services, identities, tunnels, the last denial, and certificates that are not renewed
+    #[command(after_help = examples::STATUS)]
+    Status(status::Flags),
+    /// Work with the trust bundle
+    #[command(subcommand)]
+    Bundle(bundle::Command),
+    /// Look at certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
     /// Work with policy files
     #[command(subcommand)]
     Policy(policy::Command),
     /// Work with join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Print what a shell needs to complete this command
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Programs of the demo's mesh
     #[command(subcommand, hide = true)]
     DemoPart(demo::Part),
@@ -83,6 +103,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Token {
     /// Print a one-time join token, valid for ten minutes
+    #[command(after_help = examples::TOKEN_CREATE)]
     Create {
         #[command(flatten)]
         selector: Selector,
@@ -94,34 +115,35 @@ enum Token {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Demo(arguments) => block_on(demo::run(&arguments)),
+        Command::Demo(arguments) => block_on_code(demo::run(&arguments)),
         Command::DemoPart(part) => demo::run_part(part),
+        Command::Doctor(flags) => block_on_code(async { doctor::run(&flags).await }),
         Command::Up { file, tied } => up::run(&file, tied),
         Command::Exec {
             selector,
             service,
             command,
         } => report(exec::run(&selector, &service, command)),
-        Command::Status { selector, output } => block_on(done(status::run(&selector, output))),
+        Command::Status(flags) => block_on(async { status::run(&flags).await }),
+        Command::Bundle(command) => report(bundle::run(command).map(|()| ExitCode::SUCCESS)),
+        Command::Cert(command) => block_on(cert::run(command)),
         Command::Policy(command) => policy::run(command),
-        Command::Token(Token::Create { selector, id }) => block_on(done(token::create(&selector, &id))),
+        Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
+        Command::Completions { shell } => report(completions::run(shell).map(|()| ExitCode::SUCCESS)),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
     }
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let result = runtime.block_on(work);
-        // Who reads standard input would keep us for ever.
-        runtime.shutdown_background();
-        result
-    });
-    report(result)
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    block_on_code(async { work.await.map(|()| ExitCode::SUCCESS) })
 }
 
-async fn done(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
-    work.await.map(|()| ExitCode::SUCCESS)
+fn block_on_code(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(work));
+    report(result)
 }
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {

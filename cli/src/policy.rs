@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::examples;
 use crate::status::Format;
 
 /// Exit status for a mistake in a file or a flag.
@@ -23,6 +24,7 @@ const MISTAKE: u8 = 2;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Look for mistakes; exit status 2 when there are some
+    #[command(after_help = examples::POLICY_CHECK)]
     Check {
         /// Check services and ports against this mesh file
         #[arg(long, value_name = "FILE")]
@@ -35,6 +37,7 @@ pub(crate) enum Command {
     ///
     /// Without a flag about a request it is the connection that is explained. On http and grpc ports each request is
     /// judged by itself: say which one with --method, --path, --host and --header, or with --grpc.
+    #[command(after_help = examples::POLICY_EXPLAIN)]
     Explain {
         #[command(flatten)]
         flags: question::Flags,
@@ -46,6 +49,7 @@ pub(crate) enum Command {
     /// CASES is a YAML list. A case has the flags of `explain` as keys, `headers: {NAME: VALUE}` for --header, and
     /// `expect: allow` or `expect: deny`; `rule` says which rule must have made the decision, as RULE or POLICY/RULE,
     /// and `name` what the case is called.
+    #[command(after_help = examples::POLICY_TEST)]
     Test {
         /// The file of cases
         cases: PathBuf,

@@ -55,7 +55,9 @@ pub(crate) enum RecordError {
         source: std::io::Error,
     },
     /// Another version wrote it.
-    #[error("{path} is not what this version of watchword writes: {source}")]
+    #[error(
+        "{path} is not what this version of watchword writes ({source}): use the one that started the mesh, or start the mesh again"
+    )]
     Invalid {
         /// The file.
         path: std::path::PathBuf,
@@ -107,6 +109,16 @@ impl Record {
             source: error.into(),
         })?;
         write_private(&path, &text)
+    }
+
+    /// That `name` means none, and what there is.
+    pub(crate) fn unknown(&self, name: &str) -> anyhow::Error {
+        let names: Vec<_> = self.replicas.iter().map(|it| it.replica.name.as_str()).collect();
+        anyhow::anyhow!(
+            "mesh {} has no service `{name}` (it has {})",
+            self.name,
+            names.join(", ")
+        )
     }
 
     /// The replica that `name` means: `orders-2`, or the first of `orders`.

@@ -39,6 +39,12 @@ pub(crate) struct Certificate {
     pub(crate) not_after: u64,
     /// Grows with each renewal.
     pub(crate) generation: u64,
+    /// Base64 of DER, leaf first.
+    #[serde(default)]
+    pub(crate) chain: Vec<String>,
+    /// Why there is no newer one, while that was tried in vain.
+    #[serde(default)]
+    pub(crate) renewal_trouble: Option<String>,
 }
 
 /// `GET /connections`.
@@ -82,6 +88,26 @@ pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Resul
         return Err(SidecarError::Broken(format!("{path} has status {status}")));
     }
     serde_json::from_slice(&body).map_err(|error| SidecarError::Broken(format!("{path}: {error}")))
+}
+
+/// The sum over all labels of a number among its metrics.
+pub(crate) async fn metric(socket: &Path, name: &str) -> Result<u64, SidecarError> {
+    let (_, body) = fetch(socket, "/metrics").await?;
+    let text = String::from_utf8_lossy(&body);
+    sum_of(&text, name).ok_or_else(|| SidecarError::Broken(format!("/metrics has no {name}")))
+}
+
+/// In Prometheus' text format.
+fn sum_of(text: &str, name: &str) -> Option<u64> {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.split_once('}') {
+            Some((labels, value)) if labels.starts_with('{') => value,
+            _ => rest.strip_prefix(' ')?,
+        };
+        value.trim().parse::<u64>().ok()
+    });
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0).saturating_add(value)))
 }
 
 /// `Ok(None)` when the sidecar is ready, `Ok(Some(reason))` when it is not.
@@ -156,6 +182,15 @@ mod tests {
         let (_folder, socket) = answer_once(Box::leak(text.into_boxed_str())).await;
         let found: Certificate = get(&socket, "/certs").await.unwrap();
         assert_eq!((found.generation, found.not_after), (2, 5));
+    }
+
+    #[test]
+    fn a_metric_is_summed_over_its_labels() {
+        let text = "# TYPE a gauge\na{x=\"1\"} 2\na{x=\"} 2\"} 3\nab 5\nb 7\n";
+        assert_eq!(
+            [sum_of(text, "a"), sum_of(text, "b"), sum_of(text, "c")],
+            [Some(2), Some(7), None]
+        );
     }
 
     #[tokio::test]

@@ -3,11 +3,14 @@
 //!
 //! Invariant: a part that does not answer is shown as such, and is no error.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use clap::ValueEnum;
+use anyhow::bail;
+use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 use watchword_daemon::{Clock as _, SystemClock};
 use watchword_proto::admin::StatusResponse;
 
@@ -16,6 +19,27 @@ use crate::find_mesh::{Found, Selector};
 use crate::record::{Record, RunningReplica};
 use crate::say;
 use crate::sidecar_client::{self, Certificate, Connections, Denial};
+use crate::time_left::{duration, seconds_left};
+
+const BETWEEN_DRAWINGS: Duration = Duration::from_secs(1);
+/// Control sequences of ECMA-48: old text is covered, not removed first, so that
+/// nothing flickers.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+const HOME: &str = "\x1b[H";
+const REST_OF_LINE: &str = "\x1b[K";
+const REST_OF_SCREEN: &str = "\x1b[J";
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    selector: Selector,
+    /// Draw it again each second, until ctrl-C
+    #[arg(long, conflicts_with = "output")]
+    watch: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
 
 /// How output is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -57,20 +81,46 @@ struct Replica {
     serial: Option<String>,
     not_after: Option<u64>,
     seconds_left: Option<i64>,
+    /// Why there is no newer certificate, while that was tried in vain.
+    renewal_trouble: Option<String>,
+    /// Made and accepted.
+    tunnels: Option<u64>,
     connections: Option<u64>,
     last_denial: Option<Denial>,
     error: Option<String>,
 }
 
 /// Asks every part and prints what they say.
-pub(crate) async fn run(selector: &Selector, format: Format) -> anyhow::Result<()> {
-    let found = selector.find()?;
-    let status = collect(&found).await;
-    match format {
+pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
+    if flags.watch {
+        return watch(&flags.selector).await;
+    }
+    let status = collect(&flags.selector.find()?).await;
+    match flags.output {
         Format::Json => say::out(serde_json::to_string_pretty(&status)?)?,
-        Format::Table => print(&status)?,
+        Format::Table => say::out(text(&status))?,
     }
     Ok(())
+}
+
+/// Draws it in the same place each second, until the mesh ends or ctrl-C.
+async fn watch(selector: &Selector) -> anyhow::Result<()> {
+    if !std::io::stdout().is_terminal() {
+        bail!("--watch draws on a terminal, and standard output is none: ask now and then with `-o json` instead");
+    }
+    let mut turns = tokio::time::interval(BETWEEN_DRAWINGS);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut start = CLEAR;
+    loop {
+        turns.tick().await;
+        let status = collect(&selector.find()?).await;
+        let lines: String = text(&status)
+            .lines()
+            .map(|line| format!("{line}{REST_OF_LINE}\n"))
+            .collect();
+        say::out(format!("{start}{lines}{REST_OF_SCREEN}"))?;
+        start = HOME;
+    }
 }
 
 async fn collect(found: &Found) -> Status {
@@ -98,25 +148,28 @@ async fn collect(found: &Found) -> Status {
 
 async fn ask(running: RunningReplica) -> Replica {
     let socket = &running.admin_socket;
-    let (certificate, connections) = tokio::join!(
-        sidecar_client::get::<Certificate>(socket, "/certs"),
+    let (certificate, connections, tunnels) = tokio::join!(
+        sidecar_client::get::<Option<Certificate>>(socket, "/certs"),
         sidecar_client::get::<Connections>(socket, "/connections"),
+        sidecar_client::metric(socket, "watchword_tunnels_active"),
     );
-    let error = certificate
-        .as_ref()
-        .err()
-        .or(connections.as_ref().err())
-        .map(ToString::to_string);
-    let (certificate, connections) = (certificate.ok(), connections.ok());
+    let error = match (&certificate, &connections) {
+        (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
+        (Ok(None), _) => Some("no certificate yet".to_owned()),
+        _ => None,
+    };
+    let (certificate, connections) = (certificate.ok().flatten(), connections.ok());
     let not_after = certificate.as_ref().map(|certificate| certificate.not_after);
     Replica {
         service: running.replica.service,
         replica: running.replica.name,
         spiffe_id: running.replica.spiffe_id,
         generation: certificate.as_ref().map(|certificate| certificate.generation),
-        serial: certificate.map(|certificate| certificate.serial),
+        serial: certificate.as_ref().map(|certificate| certificate.serial.clone()),
+        renewal_trouble: certificate.and_then(|certificate| certificate.renewal_trouble),
+        tunnels: tunnels.ok(),
         not_after,
-        seconds_left: not_after.map(|end| seconds_left(end, SystemClock.now())),
+        seconds_left: not_after.map(|end| seconds_left(i64::try_from(end).unwrap_or(i64::MAX), SystemClock.now())),
         connections: connections.as_ref().map(|connections| connections.active),
         last_denial: connections.and_then(|connections| connections.last_denial),
         error,
@@ -152,30 +205,51 @@ fn describe(answer: StatusResponse) -> ControlPlane {
     }
 }
 
-fn print(status: &Status) -> std::io::Result<()> {
+/// For people.
+fn text(status: &Status) -> String {
+    let mut lines = vec![headline(status)];
+    let plane = &status.control_plane;
+    lines.extend(
+        plane
+            .frozen
+            .iter()
+            .map(|id| format!("frozen, since an old certificate of it was used: {id}")),
+    );
+    lines.extend(plane.rejected.iter().cloned());
+    if !status.replicas.is_empty() {
+        lines.push(table(&status.replicas));
+    }
+    for replica in &status.replicas {
+        if let Some(reason) = &replica.renewal_trouble {
+            let left = replica.seconds_left.map_or_else(|| "-".to_owned(), duration);
+            lines.push(format!(
+                "{} gets no new certificate ({left} left): {reason}",
+                replica.replica
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+fn headline(status: &Status) -> String {
     let plane = &status.control_plane;
     if let Some(error) = &plane.error {
-        say::out(error)?;
-    } else {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let (domain, authority) = (text(&plane.trust_domain), text(&plane.authority));
-        let connected = plane.connected.unwrap_or_default();
-        let mesh = status
-            .mesh
-            .as_ref()
-            .map_or_else(String::new, |name| format!("mesh {name}, "));
-        say::out(format!(
-            "{mesh}trust domain {domain}, {authority} authority, epoch {}, {connected} sidecars connected",
-            plane.epoch.unwrap_or_default()
-        ))?;
+        return error.clone();
     }
-    for id in &plane.frozen {
-        say::out(format!("frozen, since an old certificate of it was used: {id}"))?;
-    }
-    plane.rejected.iter().try_for_each(say::out)?;
-    if status.replicas.is_empty() {
-        return Ok(());
-    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (domain, authority) = (text(&plane.trust_domain), text(&plane.authority));
+    let mesh = status
+        .mesh
+        .as_ref()
+        .map_or_else(String::new, |name| format!("mesh {name}, "));
+    format!(
+        "{mesh}trust domain {domain}, {authority} authority, epoch {}, {} sidecars connected",
+        plane.epoch.unwrap_or_default(),
+        plane.connected.unwrap_or_default()
+    )
+}
+
+fn table(replicas: &[Replica]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -184,16 +258,17 @@ fn print(status: &Status) -> std::io::Result<()> {
         "SPIFFE ID",
         "GENERATION",
         "TIME LEFT",
+        "TUNNELS",
         "CONNECTIONS",
         "LAST DENIAL",
     ]);
-    for replica in &status.replicas {
+    for replica in replicas {
         table.add_row(row(replica));
     }
-    say::out(table.trim_fmt())
+    table.trim_fmt()
 }
 
-fn row(replica: &Replica) -> [String; 7] {
+fn row(replica: &Replica) -> [String; 8] {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let last = match (&replica.error, &replica.last_denial) {
         (Some(error), _) => error.clone(),
@@ -206,6 +281,7 @@ fn row(replica: &Replica) -> [String; 7] {
         replica.spiffe_id.clone(),
         number(replica.generation),
         replica.seconds_left.map_or_else(|| "-".to_owned(), duration),
+        number(replica.tunnels),
         number(replica.connections),
         last,
     ]
@@ -231,34 +307,51 @@ fn sentence(denial: &Denial) -> String {
     )
 }
 
-fn seconds_left(not_after: u64, now: SystemTime) -> i64 {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    signed(not_after).saturating_sub(signed(now))
-}
-
-/// `1h 5m`, `12m 3s`, `4s`, `expired 4s ago`.
-fn duration(seconds: i64) -> String {
-    if seconds < 0 {
-        return format!("expired {} ago", duration(seconds.saturating_neg()));
-    }
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m {seconds}s"),
-        (hours, minutes, _) => format!("{hours}h {minutes}m"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::*;
 
+    fn replica() -> Replica {
+        Replica {
+            service: "orders".to_owned(),
+            replica: "orders-1".to_owned(),
+            spiffe_id: "spiffe://example.org/orders".to_owned(),
+            generation: Some(3),
+            serial: Some("0aff".to_owned()),
+            not_after: Some(1_000),
+            seconds_left: Some(723),
+            renewal_trouble: None,
+            tunnels: Some(2),
+            connections: Some(5),
+            last_denial: None,
+            error: None,
+        }
+    }
+
     #[test]
-    fn time_is_told_as_people_tell_it() {
-        let all = [3_900, 723, 4, 0, -4].map(duration);
-        assert_eq!(all, ["1h 5m", "12m 3s", "4s", "0s", "expired 4s ago"]);
-        let now = UNIX_EPOCH + Duration::from_secs(100);
-        assert_eq!((seconds_left(160, now), seconds_left(90, now)), (60, -10));
+    fn a_certificate_that_is_not_renewed_is_told_below_the_table() {
+        let mut status = Status {
+            mesh: Some("shop".to_owned()),
+            control_plane: ControlPlane::default(),
+            replicas: vec![replica()],
+        };
+        assert_eq!(text(&status).lines().count(), 3);
+        let row: Vec<_> = text(&status)
+            .lines()
+            .nth(2)
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(row[3..], ["3", "12m", "3s", "2", "5", "-"]);
+        status
+            .replicas
+            .iter_mut()
+            .for_each(|it| it.renewal_trouble = Some("Vault is sealed".to_owned()));
+        let last = "orders-1 gets no new certificate (12m 3s left): Vault is sealed";
+        assert_eq!(text(&status).lines().last(), Some(last));
     }
 
     #[test]

@@ -22,7 +22,6 @@ mod progress;
 mod render;
 #[cfg(test)]
 mod render_tests;
-mod requirements;
 mod run_dir;
 mod sidecar;
 mod stage;
@@ -39,11 +38,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getgid, getuid};
 use watchword_control_plane::mesh_file::MeshFile;
 
-use self::plan::{Machine, Plan};
-pub(crate) use self::requirements::search_path;
+use self::plan::{Machine, Plan, Tools};
 use self::users::Users;
+use crate::doctor;
 use crate::launcher::{self, user_namespace};
-use crate::mesh_folder::{self, MeshFolder};
+use crate::machine::{self, State};
+use crate::mesh_folder::{self, FolderError, MeshFolder};
 use crate::say;
 
 /// Exit status for a mistake in a file.
@@ -90,17 +90,15 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
         say::note("without root every service runs as you: `user:` has no effect");
     }
     let base = mesh_folder::base();
+    let Some(tools) = look_at_machine(&base, users.root()) else {
+        return Ok(ExitCode::FAILURE);
+    };
     let machine = Machine {
         workload_folder: workload_folder(&base),
-        base,
-        ipv6: requirements::has_ipv6(),
-        tools: requirements::tools()?,
+        base: base.clone(),
+        ipv6: machine::has_ipv6(),
+        tools,
     };
-    requirements::check_namespaces(users.root())?;
-    if !machine.ipv6 {
-        say::note("this kernel has no IPv6: the mesh has IPv4 alone");
-    }
-    let base = machine.base.clone();
     let plan = Plan::new(mesh, machine, &users)?;
     let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.add(Signal::SIGCHLD);
@@ -109,10 +107,23 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
     signals.thread_block()?;
     // Also removes what meshes that were killed have left.
     mesh_folder::running(&base);
-    let folder = MeshFolder::create(&base, &plan.name)?;
+    let folder = match MeshFolder::create(&base, &plan.name) {
+        Err(FolderError::Running { name }) => bail!("{}", doctor::is_running(&base, &name)),
+        created => created?,
+    };
     let result = contain(&plan, &folder, &signals);
     folder.remove();
     result
+}
+
+/// Says what `doctor` would say is not good; nothing if a mesh can't start.
+fn look_at_machine(base: &Path, root: bool) -> Option<Tools> {
+    let examined = machine::examine(base, root);
+    let of = |state| examined.findings.iter().filter(move |finding| finding.state == state);
+    of(State::Warning).for_each(say::note);
+    of(State::Missing).for_each(say::error);
+    let is_whole = of(State::Missing).next().is_none();
+    examined.tools.filter(|_| is_whole)
 }
 
 /// Where programs find their workload socket: where it is in a pod, too, if
@@ -132,7 +143,7 @@ fn contain(plan: &Plan, folder: &MeshFolder, signals: &SigSet) -> anyhow::Result
         &serde_json::to_string(&order)?,
     )?;
     let mut child = launcher::command("contain", folder.path())
-        .env("PATH", search_path())
+        .env("PATH", machine::search_path())
         .stdin(Stdio::piped())
         .spawn()?;
     let pipe = child.stdin.take();

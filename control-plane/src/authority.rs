@@ -16,7 +16,7 @@ use thiserror::Error;
 use watchword_identity::{Bundle, SpiffeId};
 
 pub use embedded::{EmbeddedAuthority, EmbeddedError};
-pub use vault::{RootFile, VaultAuthority, VaultError};
+pub use vault::{RootFile, VaultAuthority, VaultError, VaultHealth, ask_health};
 
 use crate::csr::Csr;
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use watchword_daemon::{Metrics, Page, Pages, Readiness};
@@ -12,6 +14,7 @@ use watchword_mtls::Credentials;
 
 use crate::config::Config;
 use crate::connection::Connections;
+use crate::control::identity::RenewalTrouble;
 use crate::snapshots::Snapshots;
 use crate::unix_socket;
 
@@ -21,6 +24,7 @@ pub(crate) struct Shown {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) credentials: Credentials,
+    pub(crate) trouble: RenewalTrouble,
     pub(crate) connections: Connections,
     pub(crate) snapshots: Arc<Snapshots>,
 }
@@ -34,7 +38,11 @@ struct Certificate {
     /// Unix seconds.
     not_after: u64,
     generation: u64,
+    /// Base64 of DER, leaf first.
+    chain: Vec<String>,
     trust_domains: Vec<String>,
+    /// Why there is no newer one, while that was tried in vain.
+    renewal_trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -51,24 +59,27 @@ pub(crate) fn pages(shown: Shown) -> Pages {
         readiness,
         metrics,
         credentials,
+        trouble,
         connections,
         snapshots,
     } = shown;
     Pages::of_daemon(readiness, metrics)
         .with("/config", move || Page::text(format!("{config:#?}\n")))
-        .with("/certs", move || Page::json(certificates(&credentials)))
+        .with("/certs", move || Page::json(certificates(&credentials, &trouble)))
         .with("/connections", move || Page::json(connections.to_json()))
         .with("/policy", move || Page::json(policies(&snapshots)))
 }
 
-fn certificates(credentials: &Credentials) -> String {
+fn certificates(credentials: &Credentials, trouble: &RenewalTrouble) -> String {
     let shown = credentials.current().map(|current| Certificate {
         spiffe_id: current.svid().id().to_string(),
         serial: current.svid().serial().to_owned(),
         not_before: unix_seconds(current.svid().not_before()),
         not_after: unix_seconds(current.svid().not_after()),
         generation: current.number(),
+        chain: current.svid().chain().iter().map(|it| STANDARD.encode(it)).collect(),
         trust_domains: current.bundle().iter().map(|(domain, _)| domain.to_string()).collect(),
+        renewal_trouble: trouble.get(),
     });
     to_json(&shown)
 }

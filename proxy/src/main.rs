@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use watchword_proxy::config::{Config, Interception, Scope};
-use watchword_proxy::intercept::{install, nft, rules, way_back};
+use watchword_proxy::intercept::{install, rules, way_back};
 use watchword_proxy::run;
 
 /// The sidecar of the Watchword service mesh.
@@ -90,7 +90,7 @@ fn intercept(action: Action) -> Result<()> {
     match action {
         Action::Install(arguments) => {
             let interception = interception(&arguments)?;
-            install::install(&rules::whole_namespace(&interception)).context("nothing was changed")?;
+            install::install(&rules::whole_namespace(&interception)).context("traffic is not intercepted anew")?;
             // The sidecar works without, and says at start what that means.
             if let Err(error) = way_back::install(interception.dial_from()) {
                 say(&format!("the app's answers have no way back to the sidecar: {error}"));
@@ -103,7 +103,7 @@ fn intercept(action: Action) -> Result<()> {
         }
         Action::Print(arguments) => {
             let interception = interception(&arguments)?;
-            let script = nft::replace(&rules::whole_namespace(&interception));
+            let script = install::print(&rules::whole_namespace(&interception))?;
             let text = format!("{}{script}", way_back::print(interception.dial_from()));
             std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
             Ok(())

@@ -19,7 +19,7 @@ use crate::control::bundles::Bundles;
 use crate::control::discovery::Follower;
 use crate::control::for_workloads::WorkloadIssuer;
 use crate::control::freshness::Freshness;
-use crate::control::identity::IdentityKeeper;
+use crate::control::identity::{IdentityKeeper, RenewalTrouble};
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
@@ -86,7 +86,8 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
-    serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
+    let trouble = RenewalTrouble::default();
+    serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
     let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
     if let Some(listener) = workload_socket {
@@ -97,7 +98,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     follow_control_plane(
         (&config, token),
         (control_plane, freshness),
-        &mesh,
+        (&mesh, trouble),
         &readiness,
         &mut tasks,
     );
@@ -178,7 +179,7 @@ async fn dialler(config: &Config) -> Result<Dialler> {
 
 async fn serve_admin(
     config: &Arc<Config>,
-    mesh: &Mesh,
+    (mesh, trouble): (&Mesh, &RenewalTrouble),
     readiness: &Readiness,
     metrics: &Metrics,
     tasks: &mut JoinSet<()>,
@@ -189,6 +190,7 @@ async fn serve_admin(
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         credentials: mesh.credentials.clone(),
+        trouble: trouble.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
     }));
@@ -223,7 +225,7 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
     (control_plane, freshness): (ControlPlane, Freshness),
-    mesh: &Mesh,
+    (mesh, trouble): (&Mesh, RenewalTrouble),
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
 ) {
@@ -237,6 +239,7 @@ fn follow_control_plane(
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
+        trouble,
         token_blocker: readiness.blocker("join-token", "not read yet"),
     };
     tasks.spawn(keeper.keep());

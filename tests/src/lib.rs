@@ -5,6 +5,7 @@
 //! that holds the mesh's own log; leaves nothing behind.
 
 mod agent;
+mod altered;
 pub mod keys;
 mod kubernetes;
 mod mesh;
@@ -17,6 +18,7 @@ mod tools;
 mod vault;
 
 pub use agent::Agent;
+pub use altered::{altered, without};
 pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile};
 pub use offline::{OfflineAuthority, openssl};

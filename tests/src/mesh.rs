@@ -21,6 +21,7 @@ pub struct MeshFile {
     name: String,
     domain: String,
     log: &'static str,
+    changes: String,
 }
 
 impl MeshFile {
@@ -61,6 +62,7 @@ impl MeshFile {
             name,
             domain: domain.to_owned(),
             log: "info",
+            changes: String::new(),
         })
     }
 
@@ -73,6 +75,13 @@ impl MeshFile {
     #[must_use]
     pub fn log(self, level: &'static str) -> Self {
         Self { log: level, ..self }
+    }
+
+    /// Runs on a machine that these shell commands have changed: see
+    /// [`crate::altered`].
+    #[must_use]
+    pub fn on_machine(self, changes: String) -> Self {
+        Self { changes, ..self }
     }
 
     /// Writes a file beside the mesh file.
@@ -165,7 +174,11 @@ impl MeshFile {
     }
 
     fn up_command(&self) -> Result<Command> {
-        let mut command = Command::new(binary("watchword")?);
+        let program = binary("watchword")?;
+        let mut command = match self.changes.as_str() {
+            "" => Command::new(program),
+            changes => crate::altered(changes, program),
+        };
         command
             .arg("up")
             .arg(self.folder.path().join("mesh.yaml"))

@@ -156,7 +156,7 @@ impl DemoMesh {
         let entry = entry(&self.record, holder, program);
         let mut command = Command::from(launcher::command_with("enter", &entry)?);
         command
-            .env("PATH", crate::up::search_path())
+            .env("PATH", crate::machine::search_path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

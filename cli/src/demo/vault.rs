@@ -50,7 +50,7 @@ pub(super) fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let found = match named {
         Some(path) => Some(path).filter(|path| path.is_file()),
         None => {
-            let path = crate::up::search_path();
+            let path = crate::machine::search_path();
             let candidates = std::env::split_paths(&path).map(|folder| folder.join("vault"));
             candidates.into_iter().find(|candidate| candidate.is_file())
         }

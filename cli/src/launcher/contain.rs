@@ -4,9 +4,10 @@
 //! process of the process namespace ends, and the kernel ends every process
 //! below it; with them go namespaces, links and rules.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -62,9 +63,14 @@ pub(crate) fn init(folder: &Path) -> Result<ExitCode, LaunchError> {
     }
 }
 
-/// Tries what [`contain`] and the replicas will need: namespaces, mounts.
-pub(crate) fn probe() -> Result<ExitCode, LaunchError> {
+/// Tries what [`contain`] and the replicas will need: namespaces, mounts, and
+/// `program` with its arguments, if there is one.
+pub(crate) fn probe(program: &[OsString]) -> Result<ExitCode, LaunchError> {
     separate(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS)?;
+    if let Some((name, arguments)) = program.split_first() {
+        let status = Command::new(name).args(arguments).status();
+        return Ok(signals::shell_code(status.doing("start a program")?));
+    }
     mount_tmpfs(Path::new("/tmp"), "0700")?;
     Ok(ExitCode::SUCCESS)
 }

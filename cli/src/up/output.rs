@@ -3,9 +3,10 @@
 //! Invariants: one writer, so that lines never mix; a terminal that stands
 //! still slows the programs down and nothing else; a line is cut at 16 KiB.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Color, Style};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::sync::{mpsc, oneshot};
@@ -95,10 +96,10 @@ impl Output {
                 };
             }
         });
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_coloured = |choice| choice != ColorChoice::Never;
         let colour = [
-            std::io::stdout().is_terminal() && !plain,
-            std::io::stderr().is_terminal() && !plain,
+            is_coloured(AutoStream::choice(&std::io::stdout())),
+            is_coloured(AutoStream::choice(&std::io::stderr())),
         ];
         (Self { lines, colour }, Writer(finished))
     }

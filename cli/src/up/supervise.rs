@@ -212,7 +212,7 @@ impl Mesh {
     async fn start(&mut self) -> anyhow::Result<()> {
         let holders = self.make_network().await?;
         self.progress
-            .now("the control plane has not answered; its log says what it waits for");
+            .now("the control plane has not answered; its log says what it waits for, and `watchword doctor --mesh-file FILE` what is wrong with a Vault");
         let control_plane = control_plane::start(&self.order.plan, &self.output).await?;
         self.control_plane.spawn(control_plane.keep(self.watch.clone()));
         self.start_replicas(&holders);

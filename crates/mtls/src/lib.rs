@@ -14,6 +14,7 @@ mod credentials;
 mod generation;
 mod handshake;
 mod leaf;
+mod look;
 mod outside;
 mod verify;
 
@@ -23,6 +24,7 @@ pub use generation::{ForeignProtocol, Generation, PublishError, TUNNEL_ALPN};
 pub use handshake::{
     Accepted, HandshakeError, Peer, TlsStream, accept, accept_tunnel, connect_foreign, connect_tunnel,
 };
+pub use look::look_at_server;
 pub use outside::{OutsideClient, OutsideError, ShownCertificate, check_host};
 pub use verify::{Now, VerifyError, verify_chain};
 

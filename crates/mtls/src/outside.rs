@@ -121,7 +121,7 @@ pub fn check_host(host: &str) -> Result<(), OutsideError> {
     server_name(host).map(|_| ())
 }
 
-fn server_name(host: &str) -> Result<ServerName<'static>, OutsideError> {
+pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, OutsideError> {
     ServerName::try_from(host.to_owned()).map_err(|_| OutsideError::Host(host.to_owned()))
 }
 

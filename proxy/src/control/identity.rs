@@ -1,7 +1,7 @@
 //! Our certificate: asked for at start, replaced at half its life, for ever.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -19,6 +19,22 @@ use super::obtain::ObtainError;
 use super::token::TokenSource;
 use crate::connection::Connections;
 
+/// Why the last try to get a certificate failed; nothing once one succeeds.
+/// Clones share one state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RenewalTrouble(Arc<Mutex<Option<String>>>);
+
+impl RenewalTrouble {
+    /// In words, with what to do.
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+}
+
 /// Keeps the process's identity fresh.
 pub(crate) struct IdentityKeeper {
     pub(crate) control_plane: ControlPlane,
@@ -29,6 +45,8 @@ pub(crate) struct IdentityKeeper {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
     pub(crate) blocker: Blocker,
+    /// Shown to people.
+    pub(crate) trouble: RenewalTrouble,
     /// Blocks while only a new join token helps: whoever started us looks for it.
     pub(crate) token_blocker: Blocker,
 }
@@ -44,6 +62,7 @@ impl IdentityKeeper {
                 Ok(not_after) => {
                     failures = 0;
                     request = None;
+                    self.trouble.set(None);
                     self.connections.telemetry().renewed("ok");
                     self.blocker.clear();
                     self.token_blocker.clear();
@@ -84,6 +103,7 @@ impl IdentityKeeper {
             left_s = left.as_secs(),
             "no new certificate; will try again"
         );
+        self.trouble.set(Some(reason.clone()));
         let pause = pause_after(failures, left, fastrand::f64());
         if left.is_zero() {
             match error.wants_token() {

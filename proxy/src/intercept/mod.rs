@@ -2,11 +2,13 @@
 //! going, and where that was.
 //!
 //! The rules are data ([`rules`]), rendered for nftables ([`nft`]) and put in
-//! force in one transaction ([`install`]). [`way_back`] is how the app's answers
+//! force in one transaction ([`install`]), or for [`iptables`] where there is no
+//! nft. [`way_back`] is how the app's answers
 //! reach the sidecar where it dials from a caller's address. [`original`] asks the kernel where a
 //! connection was going.
 
 pub mod install;
+pub mod iptables;
 pub mod nft;
 pub mod original;
 pub mod rules;

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 
-use super::{Administrator, Vault, program, server};
+use super::{Administrator, Vault, server, vault_program};
 use crate::output::wait_until;
 use crate::programs::run;
 

@@ -1,5 +1,8 @@
 //! The commands beside `up`.
 
+mod certificates;
+mod doctor;
+
 use std::process::Command;
 
 use crate::apps::{complaint, curl, mesh};

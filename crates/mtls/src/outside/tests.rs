@@ -53,6 +53,21 @@ impl Authority {
     }
 }
 
+#[tokio::test]
+async fn a_look_is_had_at_whatever_a_server_shows() {
+    let (authority, other) = (authority(), authority());
+    for clients in [None, Some(&other)] {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let server = authority.server("vault.example", clients);
+        let (chain, _) = tokio::join!(crate::look_at_server(ours, "another.example"), server.accept(theirs));
+        assert_eq!(chain.unwrap().len(), 1);
+    }
+    let (ours, mut theirs) = tokio::io::duplex(1024);
+    let nonsense = async { tokio::io::AsyncWriteExt::write_all(&mut theirs, b"SSH-2.0-nonsense\r\n").await };
+    let (chain, _) = tokio::join!(crate::look_at_server(ours, "another.example"), nonsense);
+    chain.unwrap_err();
+}
+
 /// What the client and the server make of each other.
 async fn meet(client: &OutsideClient, host: &str, server: TlsAcceptor) -> (Result<(), HandshakeError>, bool) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);

@@ -1,0 +1,192 @@
+//! What a machine lacks: `doctor` and `up` say it alike, in one sentence with
+//! the command that mends it.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use watchword_tests::{altered, binary, without};
+
+use super::watchword;
+use crate::apps::{complaint, mesh, mesh_file};
+
+fn doctor(changes: &str) -> Output {
+    let mut doctor = altered(changes, binary("watchword").unwrap());
+    doctor.args(["doctor", "-o", "json"]).output().unwrap()
+}
+
+fn findings(finished: &Output) -> Vec<Value> {
+    let told: Value = serde_json::from_slice(&finished.stdout).unwrap();
+    assert_eq!(told["ok"], finished.status.success());
+    told["findings"].as_array().unwrap().clone()
+}
+
+/// Both say `seen` and `mend`, and neither starts anything.
+fn both_say(changes: &str, seen: &str, mend: &str) {
+    let finished = doctor(changes);
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    let found = findings(&finished);
+    let says = |finding: &&Value| {
+        let text = |key: &str| finding[key].as_str().unwrap_or_default();
+        finding["state"] == "missing" && text("seen").contains(seen) && text("mend").contains(mend)
+    };
+    assert_eq!(found.iter().filter(says).count(), 1, "{seen}: {mend}\n{found:#?}");
+    let finished = mesh_file().on_machine(changes.to_owned()).up_to_its_end().unwrap();
+    assert_eq!(finished.status.code(), Some(1));
+    let said = complaint(&finished);
+    let is_told = |line: &str| line.starts_with("error: ") && line.contains(seen) && line.contains(mend);
+    assert_eq!(said.lines().filter(|line| is_told(line)).count(), 1, "{said}");
+    assert!(finished.stdout.is_empty(), "{finished:?}");
+}
+
+#[test]
+fn doctor_says_that_a_mesh_can_start_where_it_can() {
+    let finished = doctor("");
+    assert!(finished.status.success(), "{finished:?}");
+    let found = findings(&finished);
+    for check in ["kernel", "namespaces", "ip", "interception", "IPv6", "clock", "room"] {
+        let finding = found.iter().find(|finding| finding["check"] == check).unwrap();
+        assert_ne!(finding["state"], "missing", "{finding}");
+        assert!(!finding["seen"].as_str().unwrap().is_empty());
+    }
+    let table = watchword_tests::run(watchword().arg("doctor")).unwrap();
+    assert!(table.ends_with("a mesh can start here\n"), "{table}");
+}
+
+#[test]
+fn a_missing_program_is_named_with_its_package() {
+    both_say(&without(&["ip"]), "`ip` is not installed", "`apt-get install iproute2`");
+    both_say(
+        &without(&["nft", "iptables", "iptables-restore"]),
+        "`nft` is not installed, and neither are `iptables` and `ip6tables`",
+        "`apt-get install nftables`",
+    );
+}
+
+#[test]
+fn a_full_disk_is_named_with_what_shows_it() {
+    let full = "mount -t tmpfs -o size=1m,mode=0755 none /run\n\
+                export XDG_RUNTIME_DIR=/run\n";
+    both_say(full, "a mesh needs 8 MiB", "`df -h /run` shows how full it is");
+}
+
+#[test]
+fn user_namespaces_that_are_switched_off_are_named_with_the_setting() {
+    // Root of a user namespace is nobody special, and stays who it is.
+    let in_namespace = |arguments: &[&str]| {
+        let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--", "sh", "-euc", script, "sh"])
+            .arg(binary("watchword").unwrap())
+            .args(arguments);
+        command.output().unwrap()
+    };
+    let file = mesh_file();
+    let path = file.folder().join("mesh.yaml");
+    let doctor = in_namespace(&["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    for said in [
+        String::from_utf8_lossy(&doctor.stdout).into_owned(),
+        complaint(&in_namespace(&["up", path.to_str().unwrap()])),
+    ] {
+        assert!(
+            said.contains("refuses user namespaces to you")
+                && said.contains("`sudo sysctl user.max_user_namespaces=15000`"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_second_mesh_of_the_same_name_is_told_how_to_stop_the_first() {
+    let mesh = mesh();
+    let kill = format!("`kill {}`", mesh.pid());
+    let said = complaint(&mesh.file().up_to_its_end().unwrap());
+    assert!(
+        said.contains(&format!("a mesh named `{}` is running", mesh.file().name())) && said.contains(&kill),
+        "{said}"
+    );
+    let file = mesh.file().folder().join("mesh.yaml");
+    let doctor = watchword().args(["doctor", "--mesh-file"]).arg(file).output().unwrap();
+    assert_eq!(doctor.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains(&kill), "{said}");
+}
+
+#[test]
+fn doctor_tells_mistakes_of_a_mesh_file_and_what_its_vault_lacks() {
+    let file = mesh_file();
+    let look = |top: &str| {
+        file.write(
+            "other.yaml",
+            &format!("trustDomain: example.org\nservices: {{}}\n{top}\n"),
+        )
+        .unwrap();
+        let mut doctor = watchword();
+        doctor.args(["doctor", "-o", "json", "--mesh-file"]);
+        findings(&doctor.arg(file.folder().join("other.yaml")).output().unwrap())
+    };
+    let missing = |found: &[Value], seen: &str, mend: &str| {
+        let text = serde_json::to_string(found).unwrap();
+        let one = found.iter().any(|finding| {
+            let text = |key: &str| finding[key].as_str().unwrap_or_default();
+            finding["state"] == "missing" && text("seen").contains(seen) && text("mend").contains(mend)
+        });
+        assert!(one, "{seen}: {mend}\n{text}");
+    };
+    missing(&look("mod: strict"), "other.yaml:3:1: error", "docs/mesh-file.md");
+    std::fs::write(file.folder().join("root.pem"), "").unwrap();
+    let vault = |address: &str| {
+        format!(
+            "authority: {{vault: {{addresses: ['{address}'], caFile: root.pem, rootFile: root.pem, role: mesh, \
+             auth: {{tokenFile: token}}}}}}"
+        )
+    };
+    let nobody = "https://vault.invalid:8200";
+    let no_authority = look(&vault(nobody));
+    missing(&no_authority, "root.pem", "`authority.vault`");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(file.folder().join("root.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    missing(&look(&vault(nobody)), "vault.invalid", "`getent hosts vault.invalid`");
+    missing(
+        &look(&vault("https://127.0.0.1:1")),
+        "can't connect",
+        "`curl -k https://127.0.0.1:1/v1/sys/health`",
+    );
+}
+
+/// Runs a command on a terminal of its own, and prints what arrives there.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+said = b""
+try:
+    while data := os.read(terminal, 4096):
+        said += data
+except OSError:
+    pass
+os.waitpid(pid, 0)
+sys.stdout.buffer.write(said)
+"#;
+
+#[test]
+fn a_terminal_without_colour_gets_none() {
+    let on_terminal = |terminal: &str, no_colour: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", ON_A_TERMINAL]);
+        command.arg(binary("watchword").unwrap()).arg("doctor");
+        watchword_tests::run(command.env("TERM", terminal).env("NO_COLOR", no_colour)).unwrap()
+    };
+    assert!(
+        on_terminal("xterm", "").contains('\u{1b}'),
+        "the test must be able to fail"
+    );
+    for (terminal, no_colour) in [("dumb", ""), ("xterm", "1")] {
+        let said = on_terminal(terminal, no_colour);
+        assert!(said.contains("good") && !said.contains('\u{1b}'), "{said}");
+    }
+}
