@@ -39,6 +39,9 @@ pub(crate) struct RunningReplica {
     pub(crate) network_inode: u64,
     /// The sidecar; none while it is not running.
     pub(crate) proxy_pid: Option<u32>,
+    /// Its interception is not whole: what is wrong.
+    #[serde(default)]
+    pub(crate) trouble: Option<String>,
     /// Where the sidecar answers people.
     pub(crate) admin_socket: std::path::PathBuf,
 }
@@ -77,6 +80,7 @@ impl Record {
                 holder_pid: *holder,
                 network_inode: network_inode(*holder).unwrap_or_default(),
                 proxy_pid: None,
+                trouble: None,
                 admin_socket: replica.sidecar_socket(&plan.folder),
             });
         Self {

@@ -106,7 +106,8 @@ async fn ask(running: RunningReplica) -> Replica {
         .as_ref()
         .err()
         .or(connections.as_ref().err())
-        .map(ToString::to_string);
+        .map(ToString::to_string)
+        .or(running.trouble);
     let (certificate, connections) = (certificate.ok(), connections.ok());
     let not_after = certificate.as_ref().map(|certificate| certificate.not_after);
     Replica {

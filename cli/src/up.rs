@@ -9,6 +9,7 @@
 
 pub(crate) mod addresses;
 mod app;
+mod bridge;
 mod control_plane;
 mod daemon_log;
 mod listening;
@@ -28,6 +29,7 @@ mod sidecar;
 mod stage;
 pub(crate) mod supervise;
 mod users;
+mod wholeness;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use watchword_daemon::{Metrics, Page, Pages, Readiness};
 use watchword_mtls::Credentials;
 
+use crate::canary::Canary;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::snapshots::Snapshots;
@@ -23,6 +24,7 @@ pub(crate) struct Shown {
     pub(crate) credentials: Credentials,
     pub(crate) connections: Connections,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) canary: Canary,
 }
 
 #[derive(Serialize)]
@@ -35,6 +37,12 @@ struct Certificate {
     not_after: u64,
     generation: u64,
     trust_domains: Vec<String>,
+}
+
+/// What port 15099 answers with.
+#[derive(Serialize)]
+struct Instance<'a> {
+    instance: &'a str,
 }
 
 #[derive(Serialize)]
@@ -53,11 +61,17 @@ pub(crate) fn pages(shown: Shown) -> Pages {
         credentials,
         connections,
         snapshots,
+        canary,
     } = shown;
     Pages::of_daemon(readiness, metrics)
         .with("/config", move || Page::text(format!("{config:#?}\n")))
         .with("/certs", move || Page::json(certificates(&credentials)))
         .with("/connections", move || Page::json(connections.to_json()))
+        .with("/canary", move || {
+            Page::json(to_json(&Instance {
+                instance: canary.instance(),
+            }))
+        })
         .with("/policy", move || Page::json(policies(&snapshots)))
 }
 

@@ -1,6 +1,6 @@
 //! The proxy's configuration file: YAML, unknown keys refused, read once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -219,6 +219,10 @@ pub struct Interception {
     /// Where the app sees calls come from; by default what `loop_protection`
     /// can have.
     pub dial_from: Option<DialFrom>,
+    /// By which families somebody outside dials port 15099 each minute: while
+    /// nobody does, the sidecar is not ready.
+    #[serde(default)]
+    pub canary: Vec<Family>,
 }
 
 impl Interception {
@@ -227,6 +231,35 @@ impl Interception {
         self.dial_from.unwrap_or(match self.loop_protection {
             LoopProtection::Mark => DialFrom::Client,
             LoopProtection::Uid => DialFrom::Reserved,
+        })
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
         })
     }
 }

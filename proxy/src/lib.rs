@@ -8,6 +8,7 @@ mod accept;
 mod address;
 mod admin;
 mod balance;
+mod canary;
 mod collector;
 pub mod config;
 mod connection;

@@ -8,6 +8,7 @@ use watchword_daemon::{Clock, Shutdown, Traces};
 use watchword_mtls::Credentials;
 
 use crate::balance::Loads;
+use crate::canary::Canary;
 use crate::connection::Connections;
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
@@ -31,6 +32,7 @@ pub(crate) struct Mesh {
     pub(crate) app_pool: AppPool,
     pub(crate) loads: Arc<Loads>,
     pub(crate) traces: Traces,
+    pub(crate) canary: Canary,
     pub(crate) shutdown: Shutdown,
     /// For open connections to end after the wish to stop.
     pub(crate) drain: Duration,

@@ -12,6 +12,7 @@ use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, 
 use watchword_mtls::{Credentials, Now};
 
 use crate::admin::{self, Shown};
+use crate::canary::{self, Canary};
 use crate::collector;
 use crate::config::{Config, LoopProtection, PROXY_UID, Role};
 use crate::connection::Connections;
@@ -76,6 +77,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         app_pool: AppPool::default(),
         loads: Arc::default(),
         traces,
+        canary: Canary::new(),
         live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
@@ -85,6 +87,11 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
+    if let Some(first) = config.interception.canary.first() {
+        let blocker = readiness.blocker("interception", canary::unreached(*first));
+        let families = config.interception.canary.clone();
+        tasks.spawn(mesh.canary.clone().watch(families, blocker));
+    }
     serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
     let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
@@ -182,6 +189,7 @@ async fn serve_admin(
         credentials: mesh.credentials.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
+        canary: mesh.canary.clone(),
     }));
     let socket = Arc::new(socket);
     tasks.spawn(serve_pages(pages, move || {

@@ -103,7 +103,12 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
     if replica.is_foreign {
         config["role"] = json!("agent");
     } else {
-        config["interception"] = json!({"scope": "namespace", "loopProtection": "mark"});
+        config["interception"] = json!({
+            "scope": "namespace",
+            "loopProtection": "mark",
+            // The supervisor dials it from the bridge.
+            "canary": if plan.ipv6 { vec!["ipv4", "ipv6"] } else { vec!["ipv4"] },
+        });
     }
     if let Some(tracing) = &plan.tracing {
         config["tracing"] = tracing.clone();

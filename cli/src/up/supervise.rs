@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::app::App;
+use super::bridge::Bridge;
 use super::control_plane;
 use super::network::{self, Holder};
 use super::output::{Output, Prefix};
@@ -27,7 +28,7 @@ use super::progress::Progress;
 use super::sidecar::Sidecar;
 use super::stage::{self, Stage, StageSender, StageWatch};
 use crate::mesh_folder::MeshFolder;
-use crate::record::Record;
+use crate::record::{Record, RunningReplica};
 use crate::say;
 
 /// Where `up` leaves the [`Order`], in the mesh folder.
@@ -62,6 +63,13 @@ pub(crate) enum Event {
         name: String,
         /// How.
         reason: String,
+    },
+    /// What is wrong with a replica's interception now.
+    Interception {
+        /// The replica.
+        name: String,
+        /// In a sentence; nothing when it is whole again.
+        trouble: Option<String>,
     },
     /// A replica's program runs, and listens if it has to.
     AppReady {
@@ -210,12 +218,13 @@ impl Mesh {
     /// Returns when everything is ready. May be dropped at any point: then
     /// [`Self::take_down`] ends what has started.
     async fn start(&mut self) -> anyhow::Result<()> {
-        let holders = self.make_network().await?;
+        let (switch, holders) = self.make_network().await?;
+        let bridge = Bridge::join(switch).await?;
         self.progress
             .now("the control plane has not answered; its log says what it waits for");
         let control_plane = control_plane::start(&self.order.plan, &self.output).await?;
         self.control_plane.spawn(control_plane.keep(self.watch.clone()));
-        self.start_replicas(&holders);
+        self.start_replicas(&holders, &bridge);
         while !self.progress.sidecars_ready() {
             self.next_event().await?;
         }
@@ -228,7 +237,8 @@ impl Mesh {
         Ok(())
     }
 
-    async fn make_network(&mut self) -> anyhow::Result<Vec<u32>> {
+    /// The holders of the switch and of the replicas.
+    async fn make_network(&mut self) -> anyhow::Result<(u32, Vec<u32>)> {
         self.progress.now("the network is being made");
         let plan = self.order.plan.clone();
         let switch = network::hold_switch().await?;
@@ -244,7 +254,7 @@ impl Mesh {
         let record = Record::new(&plan, self.order.up_pid, switch_pid, &holders);
         record.store(&plan.folder)?;
         self.record = Some(record);
-        Ok(holders)
+        Ok((switch_pid, holders))
     }
 
     async fn adopt(&mut self, name: &str, holder: Holder) {
@@ -259,13 +269,14 @@ impl Mesh {
         });
     }
 
-    fn start_replicas(&mut self, holders: &[u32]) {
+    fn start_replicas(&mut self, holders: &[u32], bridge: &Bridge) {
         let plan = &self.order.plan;
         for (index, (replica, holder)) in plan.replicas.iter().zip(holders).enumerate() {
             let sidecar = Sidecar {
                 plan: plan.clone(),
                 replica: replica.clone(),
                 holder: *holder,
+                bridge: bridge.clone(),
                 output: self.output.clone(),
                 events: self.sender.clone(),
             };
@@ -302,11 +313,16 @@ impl Mesh {
             Event::HolderGone { name } => bail!("the namespaces of {name} are gone"),
             Event::Waits { name, reason } => self.progress.waits(&name, &reason),
             Event::SidecarReady { name, pid } => {
-                self.note_sidecar(&name, pid).await;
+                self.note(&name, |replica| replica.proxy_pid = pid).await;
                 self.progress.sidecar_ready(&name);
             }
+            Event::Interception { name, trouble } => self.note(&name, |replica| replica.trouble = trouble).await,
             Event::SidecarGone { name, reason } => {
-                self.note_sidecar(&name, None).await;
+                self.note(&name, |replica| {
+                    replica.proxy_pid = None;
+                    replica.trouble = None;
+                })
+                .await;
                 self.progress.waits(&format!("the sidecar of {name}"), &reason);
             }
             Event::AppReady { name } => {
@@ -318,10 +334,10 @@ impl Mesh {
         Ok(())
     }
 
-    async fn note_sidecar(&mut self, name: &str, pid: Option<u32>) {
+    async fn note(&mut self, name: &str, change: impl FnOnce(&mut RunningReplica)) {
         let Some(record) = &mut self.record else { return };
         if let Some(replica) = record.replicas.iter_mut().find(|replica| replica.replica.name == name) {
-            replica.proxy_pid = pid;
+            change(replica);
         }
         if let Err(error) = record.store(&self.order.plan.folder) {
             self.output.warn(&error.to_string()).await;
