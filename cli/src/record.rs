@@ -69,20 +69,16 @@ pub(crate) enum RecordError {
 
 impl Record {
     /// A mesh whose holders run, without sidecars yet. `holders` are in the
-    /// plan's order.
+    /// order of the plan's members.
     pub(crate) fn new(plan: &Plan, up_pid: u32, switch_pid: u32, holders: &[u32]) -> Self {
-        let replicas = plan
-            .replicas
-            .iter()
-            .zip(holders)
-            .map(|(replica, holder)| RunningReplica {
-                replica: replica.clone(),
-                holder_pid: *holder,
-                network_inode: network_inode(*holder).unwrap_or_default(),
-                proxy_pid: None,
-                trouble: None,
-                admin_socket: replica.sidecar_socket(&plan.folder),
-            });
+        let replicas = plan.members().zip(holders).map(|(replica, holder)| RunningReplica {
+            replica: replica.clone(),
+            holder_pid: *holder,
+            network_inode: network_inode(*holder).unwrap_or_default(),
+            proxy_pid: None,
+            trouble: None,
+            admin_socket: replica.sidecar_socket(&plan.folder),
+        });
         Self {
             name: plan.name.clone(),
             up_pid,

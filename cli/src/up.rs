@@ -12,6 +12,7 @@ mod app;
 mod bridge;
 mod control_plane;
 mod daemon_log;
+mod helpers;
 mod listening;
 mod network;
 mod output;
@@ -96,6 +97,7 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
     }
     let base = machine.base.clone();
     let plan = Plan::new(mesh, machine, &users)?;
+    helpers::check(&plan)?;
     let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.add(Signal::SIGCHLD);
     // From here on there is something to remove; and the child's end must not

@@ -86,9 +86,19 @@ pub struct Config {
     pub drain_seconds: u16,
     /// Where spans go; nowhere by default.
     pub tracing: Option<Tracing>,
+    /// How what is outside of the mesh is reached; by default from here.
+    pub egress: Option<Egress>,
     /// Who may have an identity by the workload socket; by default nobody, and
     /// there is no such socket.
     pub workload_api: Option<WorkloadApi>,
+}
+
+/// How what is outside of the mesh is reached.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Egress {
+    /// unix:/PATH: a helper in a network that has a way there dials.
+    pub gateway: Address,
 }
 
 /// The socket of the SPIFFE Workload API and Envoy's SDS.
@@ -349,6 +359,14 @@ impl Config {
         }
         if self.role == Role::Agent && self.interception != Interception::default() {
             return Err("role: agent captures nothing: leave `interception` out".into());
+        }
+        if let Some(Egress {
+            gateway: Address::Tcp(address),
+        }) = &self.egress
+        {
+            return Err(format!(
+                "egress: gateway: {address}: expected unix:/PATH, where `watchword-proxy gateway` serves"
+            ));
         }
         if let Some(api) = &self.workload_api {
             api.check()?;

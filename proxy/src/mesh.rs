@@ -11,6 +11,7 @@ use crate::balance::Loads;
 use crate::canary::Canary;
 use crate::connection::Connections;
 use crate::dial::Dialler;
+use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
@@ -24,6 +25,7 @@ pub(crate) struct Mesh {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) connections: Connections,
     pub(crate) dialler: Dialler,
+    pub(crate) egress: Way,
     pub(crate) clock: Arc<dyn Clock>,
     /// Of one worker.
     pub(crate) handshakes: Handshakes,

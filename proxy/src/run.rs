@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, prepare_process, serve_pages};
 use watchword_mtls::{Credentials, Now};
 
+use crate::address::Address;
 use crate::admin::{self, Shown};
 use crate::canary::{self, Canary};
 use crate::collector;
@@ -22,6 +23,7 @@ use crate::control::for_workloads::WorkloadIssuer;
 use crate::control::identity::IdentityKeeper;
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
+use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
@@ -71,6 +73,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         snapshots: Arc::new(Snapshots::new()),
         connections: Connections::new(Arc::clone(&clock), telemetry),
         dialler: means.dialler,
+        egress: egress_way(&config),
         clock,
         handshakes: Handshakes::default(),
         tunnels: Tunnels::new(means),
@@ -115,6 +118,13 @@ fn say_started(config: &Config) {
     match config.role {
         Role::Sidecar => tracing::info!(workers = config.workers, "sidecar started"),
         Role::Agent => tracing::info!("agent started"),
+    }
+}
+
+fn egress_way(config: &Config) -> Way {
+    match config.egress.as_ref().map(|egress| &egress.gateway) {
+        Some(Address::Unix(path)) => Way::Gateway(Arc::new(path.clone())),
+        Some(Address::Tcp(_)) | None => Way::Direct,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct MeshFile {
     name: String,
     domain: String,
     log: &'static str,
+    /// Who holds the network that `up` is started in.
+    network: Option<u32>,
 }
 
 impl MeshFile {
@@ -61,6 +63,7 @@ impl MeshFile {
             name,
             domain: domain.to_owned(),
             log: "info",
+            network: None,
         })
     }
 
@@ -73,6 +76,15 @@ impl MeshFile {
     #[must_use]
     pub fn log(self, level: &'static str) -> Self {
         Self { log: level, ..self }
+    }
+
+    /// `up` is started in the network, and user namespace, of this process.
+    #[must_use]
+    pub fn in_network_of(self, pid: u32) -> Self {
+        Self {
+            network: Some(pid),
+            ..self
+        }
     }
 
     /// Writes a file beside the mesh file.
@@ -165,7 +177,14 @@ impl MeshFile {
     }
 
     fn up_command(&self) -> Result<Command> {
-        let mut command = Command::new(binary("watchword")?);
+        let watchword = binary("watchword")?;
+        let mut command = match self.network {
+            Some(pid) => enter_network(pid.into()),
+            None => Command::new(&watchword),
+        };
+        if self.network.is_some() {
+            command.arg(&watchword);
+        }
         command
             .arg("up")
             .arg(self.folder.path().join("mesh.yaml"))
@@ -271,14 +290,8 @@ impl Mesh {
     /// # Errors
     /// When the process is not known.
     pub fn in_network_of(&self, pid: i64, command: &[&str]) -> Command {
-        let mut enter = Command::new("nsenter");
-        if !crate::is_root() {
-            enter.args(["--user", "--preserve-credentials"]);
-        }
-        enter
-            .args(["--net", "--target", &pid.to_string(), "--"])
-            .args(command)
-            .stdin(Stdio::null());
+        let mut enter = enter_network(pid);
+        enter.args(command).stdin(Stdio::null());
         enter
     }
 
@@ -316,6 +329,16 @@ impl Mesh {
         .with_context(|| self.output.text())?;
         status.context("it has ended")
     }
+}
+
+/// A command, to be added, in the network of a process, with every right there.
+fn enter_network(pid: i64) -> Command {
+    let mut enter = Command::new("nsenter");
+    if !crate::is_root() {
+        enter.args(["--user", "--preserve-credentials"]);
+    }
+    enter.args(["--net", "--target", &pid.to_string(), "--"]);
+    enter
 }
 
 impl Drop for Mesh {

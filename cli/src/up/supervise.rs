@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use super::app::App;
 use super::bridge::Bridge;
 use super::control_plane;
+use super::helpers::{self, Sockets};
 use super::network::{self, Holder};
 use super::output::{Output, Prefix};
 use super::plan::Plan;
@@ -218,19 +219,25 @@ impl Mesh {
     /// Returns when everything is ready. May be dropped at any point: then
     /// [`Self::take_down`] ends what has started.
     async fn start(&mut self) -> anyhow::Result<()> {
+        let sockets = helpers::bind(&self.order.plan)?;
         let (switch, holders) = self.make_network().await?;
         let bridge = Bridge::join(switch).await?;
         self.progress
             .now("the control plane has not answered; its log says what it waits for");
         let control_plane = control_plane::start(&self.order.plan, &self.output).await?;
         self.control_plane.spawn(control_plane.keep(self.watch.clone()));
-        self.start_replicas(&holders, &bridge);
+        self.start_members(&holders, &bridge);
+        self.start_helpers(sockets, &holders);
         while !self.progress.sidecars_ready() {
             self.next_event().await?;
         }
         self.stage.advance(Stage::Apps);
         while !self.progress.all_ready() {
             self.next_event().await?;
+        }
+        for port in self.order.plan.publisher.iter().flat_map(|publisher| &publisher.ports) {
+            let message = format!("{} is published at {}", port.service, port.listen);
+            self.output.say(&message).await;
         }
         let message = format!("mesh {} is ready", self.order.plan.name);
         self.output.say(&message).await;
@@ -245,7 +252,7 @@ impl Mesh {
         let switch_pid = switch.pid;
         self.adopt("the switch", switch).await;
         let mut holders = Vec::new();
-        for replica in &plan.replicas {
+        for replica in plan.members() {
             let holder = network::hold_replica(&plan, replica).await?;
             holders.push(holder.pid);
             self.adopt(&replica.name, holder).await;
@@ -269,9 +276,9 @@ impl Mesh {
         });
     }
 
-    fn start_replicas(&mut self, holders: &[u32], bridge: &Bridge) {
+    fn start_members(&mut self, holders: &[u32], bridge: &Bridge) {
         let plan = &self.order.plan;
-        for (index, (replica, holder)) in plan.replicas.iter().zip(holders).enumerate() {
+        for (index, (replica, holder)) in plan.members().zip(holders).enumerate() {
             let sidecar = Sidecar {
                 plan: plan.clone(),
                 replica: replica.clone(),
@@ -281,6 +288,10 @@ impl Mesh {
                 events: self.sender.clone(),
             };
             self.sidecars.spawn(sidecar.keep(self.watch.clone()));
+            // The publisher has none.
+            if replica.command.is_empty() {
+                continue;
+            }
             let app = App {
                 replica: replica.clone(),
                 holder: *holder,
@@ -289,6 +300,20 @@ impl Mesh {
                 events: self.sender.clone(),
             };
             self.apps.spawn(app.keep(self.watch.clone()));
+        }
+    }
+
+    fn start_helpers(&mut self, sockets: Sockets, holders: &[u32]) {
+        let plan = &self.order.plan;
+        let publisher = plan.publisher.as_ref().and(holders.last()).copied();
+        let (published, egress) = sockets.helpers(plan, publisher, &self.output);
+        for helper in published {
+            let stages = (Stage::Apps, Stage::StopApps);
+            self.apps.spawn(helper.keep(self.watch.clone(), stages));
+        }
+        if let Some(helper) = egress {
+            let stages = (Stage::Sidecars, Stage::StopSidecars);
+            self.sidecars.spawn(helper.keep(self.watch.clone(), stages));
         }
     }
 
