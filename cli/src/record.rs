@@ -39,6 +39,9 @@ pub(crate) struct RunningReplica {
     pub(crate) network_inode: u64,
     /// The sidecar; none while it is not running.
     pub(crate) proxy_pid: Option<u32>,
+    /// Its interception is not whole: what is wrong.
+    #[serde(default)]
+    pub(crate) trouble: Option<String>,
     /// Where the sidecar answers people.
     pub(crate) admin_socket: std::path::PathBuf,
 }
@@ -68,19 +71,16 @@ pub(crate) enum RecordError {
 
 impl Record {
     /// A mesh whose holders run, without sidecars yet. `holders` are in the
-    /// plan's order.
+    /// order of the plan's members.
     pub(crate) fn new(plan: &Plan, up_pid: u32, switch_pid: u32, holders: &[u32]) -> Self {
-        let replicas = plan
-            .replicas
-            .iter()
-            .zip(holders)
-            .map(|(replica, holder)| RunningReplica {
-                replica: replica.clone(),
-                holder_pid: *holder,
-                network_inode: network_inode(*holder).unwrap_or_default(),
-                proxy_pid: None,
-                admin_socket: replica.sidecar_socket(&plan.folder),
-            });
+        let replicas = plan.members().zip(holders).map(|(replica, holder)| RunningReplica {
+            replica: replica.clone(),
+            holder_pid: *holder,
+            network_inode: network_inode(*holder).unwrap_or_default(),
+            proxy_pid: None,
+            trouble: None,
+            admin_socket: replica.sidecar_socket(&plan.folder),
+        });
         Self {
             name: plan.name.clone(),
             up_pid,

@@ -47,6 +47,13 @@ pub(crate) struct Certificate {
     pub(crate) renewal_trouble: Option<String>,
 }
 
+/// `GET /canary`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Canary {
+    /// What its port 15099 answers with.
+    pub(crate) instance: String,
+}
+
 /// `GET /connections`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub(crate) struct Connections {

@@ -156,7 +156,7 @@ async fn ask(running: RunningReplica) -> Replica {
     let error = match (&certificate, &connections) {
         (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
         (Ok(None), _) => Some("no certificate yet".to_owned()),
-        _ => None,
+        _ => running.trouble,
     };
     let (certificate, connections) = (certificate.ok().flatten(), connections.ok());
     let not_after = certificate.as_ref().map(|certificate| certificate.not_after);

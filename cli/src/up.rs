@@ -9,8 +9,10 @@
 
 pub(crate) mod addresses;
 mod app;
+mod bridge;
 mod control_plane;
 mod daemon_log;
+mod helpers;
 mod listening;
 mod network;
 mod output;
@@ -27,6 +29,7 @@ mod sidecar;
 mod stage;
 pub(crate) mod supervise;
 mod users;
+mod wholeness;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -100,6 +103,7 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
         tools,
     };
     let plan = Plan::new(mesh, machine, &users)?;
+    helpers::check(&plan)?;
     let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.add(Signal::SIGCHLD);
     // From here on there is something to remove; and the child's end must not

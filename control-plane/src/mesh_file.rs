@@ -9,6 +9,7 @@
 
 mod agreement;
 mod authority;
+mod egress;
 mod policy_files;
 mod read;
 mod service;
@@ -34,7 +35,7 @@ pub use policy_files::{LoadedPolicies, load_policy_files};
 pub use text_file::read as read_text_file;
 pub use tracing::{CollectorAddress, SampleRatio, Tracing};
 pub use watchword_policy::Protocol;
-pub use watchword_proto::directory::PeerKind;
+pub use watchword_proto::directory::{Egress, EgressEntry, EgressMode, PeerKind};
 
 /// A whole mesh file, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct MeshFile {
     pub policies: Vec<PathBuf>,
     /// Where sidecars send spans.
     pub tracing: Option<Tracing>,
+    /// What lies outside of the mesh and may be called.
+    pub egress: Egress,
     /// By name.
     pub services: BTreeMap<String, Service>,
     /// Where the control plane keeps keys and tokens.
@@ -91,6 +94,9 @@ pub struct Service {
     pub replicas: u16,
     /// The user that the program runs as.
     pub user: Option<String>,
+    /// Its ports that can be called from outside of the mesh, each with the
+    /// address where.
+    pub publish: BTreeMap<u16, SocketAddr>,
     /// It is healthy once this port accepts connections.
     pub healthy: Option<u16>,
     /// Where it runs, address by address and port by port. No two services
@@ -105,7 +111,8 @@ pub struct Service {
 /// An ID that may get a join token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryEntry {
-    /// In the mesh's trust domain, and not reserved.
+    /// In the mesh's trust domain, and not reserved, but for that of who
+    /// carries calls in from outside.
     pub id: SpiffeId,
     /// Who may hand it out to workloads that they attest.
     pub agents: Vec<SpiffeId>,

@@ -4,7 +4,8 @@
 //!
 //! Invariants: IDs come from the mesh file alone. `/watchword` and what lies
 //! below it are our own parts' and never a workload's; nor is an ID of
-//! another trust domain.
+//! another trust domain. One of our own is given for a join token where the
+//! mesh file names it, and for nothing else: [`PUBLISHER`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,9 @@ use watchword_identity::{SpiffeId, TrustDomain};
 
 /// The path below which our own parts have their IDs.
 const RESERVED: &str = "/watchword";
+
+/// The path of who carries calls in from outside of the mesh, for `publish`.
+pub const PUBLISHER: &str = "/watchword/publish";
 
 /// Why an ID is given to nobody. Closed: each has a label.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -90,6 +94,10 @@ impl Registry {
     /// # Errors
     /// See [`Unregistered`].
     pub fn admit_workload(&self, speaker: &SpiffeId, id: &SpiffeId) -> Result<(), Unregistered> {
+        // Nobody has workloads of that name.
+        if is_reserved(id) {
+            return Err(Unregistered::Reserved(id.to_string()));
+        }
         self.admit(id)?;
         let ids = self.handed_out.get(&speaker.to_string());
         if speaker == id || ids.is_some_and(|ids| ids.contains(&id.to_string())) {
@@ -113,7 +121,7 @@ impl Registry {
             });
         }
         // Asked first: a mesh file can't give these away.
-        if is_reserved(id) {
+        if is_reserved(id) && id.path() != PUBLISHER {
             return Err(Unregistered::Reserved(id.to_string()));
         }
         if self.ids.contains(&id.to_string()) {
@@ -143,11 +151,20 @@ mod tests {
     fn an_agent_hands_out_its_own_id_and_what_the_registry_says() {
         let id = |path: &str| SpiffeId::new(format!("spiffe://example.org{path}")).unwrap();
         let (host, other) = (id("/hosts/a"), id("/hosts/b"));
-        let listed = [host.clone(), other.clone(), id("/web"), id("/db"), id("/watchword/x")];
+        let listed = [
+            host.clone(),
+            other.clone(),
+            id("/web"),
+            id("/db"),
+            id("/watchword/x"),
+            id(PUBLISHER),
+        ];
         let registry = registry(&listed)
+            .handing_out(&id(PUBLISHER), [&host])
             .handing_out(&id("/web"), [&host])
             .handing_out(&id("/watchword/x"), [&host])
             .handing_out(&id("/unlisted"), [&host]);
+        let publisher = id(PUBLISHER);
         let table = [
             (&host, "/web", None),
             (&host, "/hosts/a", None),
@@ -155,6 +172,8 @@ mod tests {
             (&host, "/db", Some("not-its-agent")),
             (&host, "/unlisted", Some("id-not-registered")),
             (&host, "/watchword/x", Some("id-reserved")),
+            (&host, PUBLISHER, Some("id-reserved")),
+            (&publisher, PUBLISHER, Some("id-reserved")),
             (&other, "/web", Some("not-its-agent")),
         ];
         for (agent, path, expected) in table {
@@ -173,6 +192,10 @@ mod tests {
             id("spiffe://example.org/watchwords"),
             id("spiffe://other.org/web"),
         ];
+        let publisher = id("spiffe://example.org/watchword/publish");
+        let found = registry(&listed).admit(&publisher).err().map(|error| error.label());
+        assert_eq!(found, Some("id-not-registered"), "only where it is listed");
+        assert_eq!(registry(&[publisher.clone()]).admit(&publisher), Ok(()));
         let registry = registry(&listed);
         let table = [
             ("spiffe://example.org/web", None),

@@ -248,6 +248,7 @@ fn directory(mesh: &mesh_file::MeshFile) -> Directory {
     Directory {
         services,
         mesh_ranges: mesh.mesh_ranges.clone(),
+        egress: mesh.egress.clone(),
     }
 }
 

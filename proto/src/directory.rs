@@ -1,9 +1,10 @@
 //! The directory as validated types, to and from its message.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use watchword_identity::SpiffeId;
 pub use watchword_policy::Protocol;
 
@@ -16,7 +17,58 @@ pub struct Directory {
     pub services: Vec<Service>,
     /// An address in one of these that the directory does not list is denied.
     pub mesh_ranges: Vec<IpNet>,
+    /// What lies outside of the mesh and may be called.
+    pub egress: Egress,
 }
+
+/// What lies outside of the mesh and may be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// What happens to the rest.
+    pub mode: EgressMode,
+    /// Each by a name of its own.
+    pub entries: Vec<EgressEntry>,
+}
+
+/// What happens to a call to an address that is neither the mesh's nor listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EgressMode {
+    /// It is denied.
+    #[default]
+    Deny,
+    /// It passes, and the log says that it would be denied.
+    Audit,
+    /// It passes.
+    Allow,
+}
+
+/// Addresses outside of the mesh that may be called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EgressEntry {
+    /// For the log.
+    pub name: String,
+    /// Not empty.
+    pub to: Vec<IpNet>,
+    /// Empty: all.
+    pub ports: Vec<u16>,
+}
+
+/// Never called, whatever is listed: what is this machine's own or this link's
+/// (the metadata services of clouds among it), and what is no single machine's.
+pub const NEVER_EGRESS: [IpNet; 9] = [
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::BROADCAST), 32),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+];
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +111,33 @@ impl From<&Directory> for control::Directory {
         Self {
             services: directory.services.iter().map(control::Service::from).collect(),
             mesh_ranges: directory.mesh_ranges.iter().map(IpNet::to_string).collect(),
+            egress_mode: control::EgressMode::from(directory.egress.mode).into(),
+            egress: directory
+                .egress
+                .entries
+                .iter()
+                .map(control::EgressEntry::from)
+                .collect(),
+        }
+    }
+}
+
+impl From<EgressMode> for control::EgressMode {
+    fn from(mode: EgressMode) -> Self {
+        match mode {
+            EgressMode::Deny => Self::Deny,
+            EgressMode::Audit => Self::Audit,
+            EgressMode::Allow => Self::Allow,
+        }
+    }
+}
+
+impl From<&EgressEntry> for control::EgressEntry {
+    fn from(entry: &EgressEntry) -> Self {
+        Self {
+            name: entry.name.clone(),
+            to: entry.to.iter().map(IpNet::to_string).collect(),
+            ports: entry.ports.iter().copied().map(u32::from).collect(),
         }
     }
 }
@@ -113,17 +192,45 @@ impl TryFrom<control::Directory> for Directory {
             .enumerate()
             .map(|(index, service)| service_from_proto(service, &format!("services[{index}]")))
             .collect::<Result<_, _>>()?;
-        let mesh_ranges = message
-            .mesh_ranges
-            .iter()
-            .map(|range| {
-                range
-                    .parse()
-                    .map_err(|error| InvalidMessage::new(format!("mesh_ranges {range:?}"), error))
-            })
+        let mode = match control::EgressMode::try_from(message.egress_mode) {
+            Ok(control::EgressMode::Unspecified | control::EgressMode::Deny) => EgressMode::Deny,
+            Ok(control::EgressMode::Audit) => EgressMode::Audit,
+            Ok(control::EgressMode::Allow) => EgressMode::Allow,
+            Err(_) => return Err(InvalidMessage::new("egress_mode", "unknown mode")),
+        };
+        let entries = message
+            .egress
+            .into_iter()
+            .enumerate()
+            .map(|(index, entry)| egress_from_proto(entry, &format!("egress[{index}]")))
             .collect::<Result<_, _>>()?;
-        Ok(Self { services, mesh_ranges })
+        Ok(Self {
+            services,
+            mesh_ranges: ranges(&message.mesh_ranges, "mesh_ranges")?,
+            egress: Egress { mode, entries },
+        })
     }
+}
+
+fn egress_from_proto(message: control::EgressEntry, field: &str) -> Result<EgressEntry, InvalidMessage> {
+    if message.to.is_empty() {
+        return Err(InvalidMessage::new(format!("{field}.to"), "no range"));
+    }
+    let ports = message.ports.into_iter().map(|port| port_from_proto(port, field));
+    Ok(EgressEntry {
+        to: ranges(&message.to, field)?,
+        ports: ports.collect::<Result<_, _>>()?,
+        name: message.name,
+    })
+}
+
+fn ranges(texts: &[String], field: &str) -> Result<Vec<IpNet>, InvalidMessage> {
+    let parse = |range: &String| {
+        range
+            .parse()
+            .map_err(|error| InvalidMessage::new(format!("{field} {range:?}"), error))
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn service_from_proto(message: control::Service, field: &str) -> Result<Service, InvalidMessage> {
@@ -226,6 +333,14 @@ mod tests {
                 peer: PeerKind::Mtls,
             }],
             mesh_ranges: vec!["10.87.0.0/16".parse().unwrap(), "fd87::/64".parse().unwrap()],
+            egress: Egress {
+                mode: EgressMode::Audit,
+                entries: vec![EgressEntry {
+                    name: "registry".into(),
+                    to: vec!["10.0.0.9/32".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+                    ports: vec![443],
+                }],
+            },
         }
     }
 
@@ -240,6 +355,10 @@ mod tests {
         type Change = fn(&mut control::Directory);
         let table: &[(Change, &str)] = &[
             (|d| d.mesh_ranges.push("10/99".into()), "mesh_ranges"),
+            (|d| d.egress_mode = 99, "egress_mode"),
+            (|d| d.egress[0].to.clear(), "egress[0].to"),
+            (|d| d.egress[0].to.push("10/99".into()), "egress[0]"),
+            (|d| d.egress[0].ports.push(0), "egress[0]"),
             (|d| d.services[0].virtual_addresses.push(vec![1, 2, 3]), "services[0]"),
             (
                 |d| d.services[0].endpoints[0].address = vec![127, 0, 0, 1],

@@ -29,10 +29,10 @@ pub mod control {
     pub use crate::generated::watchword::v1::identity_client::IdentityClient;
     pub use crate::generated::watchword::v1::identity_server::{Identity, IdentityServer};
     pub use crate::generated::watchword::v1::{
-        Ack, AttestRequest, Bundle, Directory, Endpoint, GrpcMatch, GrpcMatches, HeaderMatch, Hello, HttpMatch,
-        HttpMatches, IssueForWorkloadRequest, IssueResponse, Nack, Peer, Policy, PolicySet, Port, Protocol,
-        RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request, header_match,
-        rule, snapshot_update, subscribe_request,
+        Ack, AttestRequest, Bundle, Directory, EgressEntry, EgressMode, Endpoint, GrpcMatch, GrpcMatches, HeaderMatch,
+        Hello, HttpMatch, HttpMatches, IssueForWorkloadRequest, IssueResponse, Nack, Peer, Policy, PolicySet, Port,
+        Protocol, RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request,
+        header_match, rule, snapshot_update, subscribe_request,
     };
 }
 

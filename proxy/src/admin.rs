@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use watchword_daemon::{Metrics, Page, Pages, Readiness};
 use watchword_mtls::Credentials;
 
+use crate::canary::Canary;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::control::identity::RenewalTrouble;
@@ -27,6 +28,7 @@ pub(crate) struct Shown {
     pub(crate) trouble: RenewalTrouble,
     pub(crate) connections: Connections,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) canary: Canary,
 }
 
 #[derive(Serialize)]
@@ -43,6 +45,12 @@ struct Certificate {
     trust_domains: Vec<String>,
     /// Why there is no newer one, while that was tried in vain.
     renewal_trouble: Option<String>,
+}
+
+/// What port 15099 answers with.
+#[derive(Serialize)]
+struct Instance<'a> {
+    instance: &'a str,
 }
 
 #[derive(Serialize)]
@@ -62,11 +70,17 @@ pub(crate) fn pages(shown: Shown) -> Pages {
         trouble,
         connections,
         snapshots,
+        canary,
     } = shown;
     Pages::of_daemon(readiness, metrics)
         .with("/config", move || Page::text(format!("{config:#?}\n")))
         .with("/certs", move || Page::json(certificates(&credentials, &trouble)))
         .with("/connections", move || Page::json(connections.to_json()))
+        .with("/canary", move || {
+            Page::json(to_json(&Instance {
+                instance: canary.instance(),
+            }))
+        })
         .with("/policy", move || Page::json(policies(&snapshots)))
 }
 

@@ -1,6 +1,6 @@
 //! The proxy's configuration file: YAML, unknown keys refused, read once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -86,9 +86,19 @@ pub struct Config {
     pub drain_seconds: u16,
     /// Where spans go; nowhere by default.
     pub tracing: Option<Tracing>,
+    /// How what is outside of the mesh is reached; by default from here.
+    pub egress: Option<Egress>,
     /// Who may have an identity by the workload socket; by default nobody, and
     /// there is no such socket.
     pub workload_api: Option<WorkloadApi>,
+}
+
+/// How what is outside of the mesh is reached.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Egress {
+    /// unix:/PATH: a helper in a network that has a way there dials.
+    pub gateway: Address,
 }
 
 /// The socket of the SPIFFE Workload API and Envoy's SDS.
@@ -219,6 +229,10 @@ pub struct Interception {
     /// Where the app sees calls come from; by default what `loop_protection`
     /// can have.
     pub dial_from: Option<DialFrom>,
+    /// By which families somebody outside dials port 15099 each minute: while
+    /// nobody does, the sidecar is not ready.
+    #[serde(default)]
+    pub canary: Vec<Family>,
 }
 
 impl Interception {
@@ -227,6 +241,35 @@ impl Interception {
         self.dial_from.unwrap_or(match self.loop_protection {
             LoopProtection::Mark => DialFrom::Client,
             LoopProtection::Uid => DialFrom::Reserved,
+        })
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
         })
     }
 }
@@ -316,6 +359,14 @@ impl Config {
         }
         if self.role == Role::Agent && self.interception != Interception::default() {
             return Err("role: agent captures nothing: leave `interception` out".into());
+        }
+        if let Some(Egress {
+            gateway: Address::Tcp(address),
+        }) = &self.egress
+        {
+            return Err(format!(
+                "egress: gateway: {address}: expected unix:/PATH, where `watchword-proxy gateway` serves"
+            ));
         }
         if let Some(api) = &self.workload_api {
             api.check()?;

@@ -104,7 +104,7 @@ impl Dialler {
 
     /// Connects within the deadline, without Nagle's delay.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        connect(self.socket(to)?, to).await
+        connect_within(self.socket(to)?, to).await
     }
 
     /// Connects to the app for a caller, whose address must be that of the
@@ -117,12 +117,12 @@ impl Dialler {
             DialFrom::Reserved => self.socket_of_reserved(to)?,
             DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
         };
-        connect(socket, to).await
+        connect_within(socket, to).await
     }
 
     /// Connects to the app for itself: from the own address, as it would.
     pub(crate) async fn connect_self(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        connect(self.local_socket(to)?, to).await
+        connect_within(self.local_socket(to)?, to).await
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
@@ -203,7 +203,7 @@ fn may_be_shown(caller: IpAddr, to: SocketAddr) -> bool {
         && !(special || caller.is_loopback() || caller.is_unspecified() || caller.is_multicast())
 }
 
-fn new_socket(family_of: SocketAddr) -> io::Result<TcpSocket> {
+pub(crate) fn new_socket(family_of: SocketAddr) -> io::Result<TcpSocket> {
     if family_of.is_ipv4() {
         TcpSocket::new_v4()
     } else {
@@ -219,7 +219,8 @@ fn bind(socket: TcpSocket, from: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn connect(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+/// Within the deadline, without Nagle's delay.
+pub(crate) async fn connect_within(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
     let stream = timeout(CONNECT_DEADLINE, socket.connect(to))
         .await
         .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))??;

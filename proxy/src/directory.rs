@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use watchword_identity::SpiffeId;
-use watchword_proto::directory::{Directory, PeerKind, Protocol};
+use watchword_proto::directory::{Directory, Egress, PeerKind, Protocol};
 
 /// One place to call, and who must answer there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(crate) struct DirectoryIndex {
     by_address: HashMap<SocketAddr, Arc<[Endpoint]>>,
     known: HashSet<IpAddr>,
     mesh_ranges: Vec<IpNet>,
+    egress: Egress,
     services: usize,
 }
 
@@ -44,6 +45,7 @@ impl DirectoryIndex {
     pub(crate) fn new(directory: &Directory) -> Self {
         let mut index = Self {
             mesh_ranges: directory.mesh_ranges.clone(),
+            egress: directory.egress.clone(),
             services: directory.services.len(),
             ..Self::default()
         };
@@ -116,6 +118,11 @@ impl DirectoryIndex {
         self.by_address.contains_key(&address)
     }
 
+    /// What may be called of what is outside.
+    pub(crate) fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
     pub(crate) fn service_count(&self) -> usize {
         self.services
     }
@@ -155,6 +162,7 @@ mod tests {
                 service("claims-it-too", "240.0.0.9", &["10.87.0.4"]),
             ],
             mesh_ranges: vec!["10.87.0.0/16".parse().unwrap(), "240.0.0.0/16".parse().unwrap()],
+            egress: Egress::default(),
         })
     }
 

@@ -39,6 +39,15 @@ impl Verdict {
         }
     }
 
+    /// By what is no policy, in the words of one.
+    pub(crate) fn by(decision: &'static str, policy: Arc<str>, rule: Option<Arc<str>>) -> Self {
+        Self {
+            decision,
+            policy: Some(policy),
+            rule,
+        }
+    }
+
     pub(crate) fn of_refusal(refusal: &Refusal) -> Self {
         Self {
             decision: "deny",

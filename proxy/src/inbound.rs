@@ -10,10 +10,9 @@ mod to_self;
 
 use std::future::ready;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use watchword_mtls::{Accepted, ForeignProtocol, Generation, HandshakeError, TlsStream, accept};
 use watchword_policy::Protocol;
@@ -46,7 +45,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         return stream.abort();
     };
     if dialled.port() == CANARY_PORT {
-        return answer_canary(stream).await;
+        return mesh.canary.answer(stream, dialled).await;
     }
     let mut connection = mesh.connections.begin(Direction::Inbound, from, dialled);
     if !is_local(dialled.ip()).unwrap_or(false) {
@@ -118,18 +117,6 @@ fn captured(mesh: &Mesh, stream: &TcpStream, from: SocketAddr) -> Option<SocketA
             None
         }
     }
-}
-
-/// Interception is there: said to whoever dials the port that nobody serves.
-async fn answer_canary(mut stream: TcpStream) {
-    static INSTANCE: OnceLock<u64> = OnceLock::new();
-    let body = format!("{:016x}\n", INSTANCE.get_or_init(|| fastrand::u64(..)));
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
 }
 
 /// TLS with a mandatory client SVID, once there is a slot for it.

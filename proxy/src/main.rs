@@ -1,11 +1,14 @@
 //! `watchword-proxy`: the sidecar.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use watchword_proxy::carry;
 use watchword_proxy::config::{Config, Interception, Scope};
+use watchword_proxy::egress::gateway;
 use watchword_proxy::intercept::{install, rules, way_back};
 use watchword_proxy::run;
 
@@ -28,6 +31,22 @@ enum Command {
     /// Reads the configuration, says what is wrong with it, and does nothing else.
     Check {
         /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Carries connections of a listening socket, which is standard input, to
+    /// an address: a part of `watchword up`.
+    #[command(hide = true)]
+    Carry {
+        /// Where to.
+        #[arg(long, value_name = "IP:PORT")]
+        to: SocketAddr,
+    },
+    /// Dials what is outside of the mesh for sidecars, on a listening Unix
+    /// socket that is standard input: a part of `watchword up`.
+    #[command(hide = true)]
+    Gateway {
+        /// What may be called.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -82,6 +101,14 @@ fn act(command: Command) -> Result<()> {
             run::run(config)
         }
         Command::Check { config } => Config::load(&config).map(|_| ()).map_err(Into::into),
+        Command::Carry { to } => {
+            watchword_daemon::init_tracing("info");
+            carry::run(to)
+        }
+        Command::Gateway { config } => {
+            watchword_daemon::init_tracing("info");
+            gateway::run(&config)
+        }
         Command::Intercept { action } => intercept(action),
     }
 }

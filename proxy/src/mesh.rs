@@ -8,8 +8,10 @@ use watchword_daemon::{Clock, Shutdown, Traces};
 use watchword_mtls::Credentials;
 
 use crate::balance::Loads;
+use crate::canary::Canary;
 use crate::connection::Connections;
 use crate::dial::Dialler;
+use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
@@ -23,6 +25,7 @@ pub(crate) struct Mesh {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) connections: Connections,
     pub(crate) dialler: Dialler,
+    pub(crate) egress: Way,
     pub(crate) clock: Arc<dyn Clock>,
     /// Of one worker.
     pub(crate) handshakes: Handshakes,
@@ -31,6 +34,7 @@ pub(crate) struct Mesh {
     pub(crate) app_pool: AppPool,
     pub(crate) loads: Arc<Loads>,
     pub(crate) traces: Traces,
+    pub(crate) canary: Canary,
     pub(crate) shutdown: Shutdown,
     /// For open connections to end after the wish to stop.
     pub(crate) drain: Duration,

@@ -1,6 +1,7 @@
 //! The story of a connection that the workload makes: where it is going, who
 //! must answer there, a tunnel to them, and then the bytes. Who has no sidecar
-//! is called without a tunnel, by [`foreign`].
+//! is called without a tunnel, by [`foreign`]; what is not the mesh's, if at
+//! all, by [`egress`].
 
 mod foreign;
 
@@ -17,6 +18,7 @@ use crate::balance::Choice;
 use crate::connection::{Connection, Direction};
 use crate::dial::watch_peer;
 use crate::directory::{Endpoint, Found};
+use crate::egress;
 use crate::ended::Ended;
 use crate::inbound;
 use crate::intercept::original::{is_local, original_destination};
@@ -40,7 +42,12 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
     };
     let mut connection = mesh.connections.begin(Direction::Outbound, from, dialled);
     let endpoints = match find(mesh, dialled) {
-        Ok(endpoints) => endpoints,
+        Ok(Some(endpoints)) => endpoints,
+        Ok(None) => {
+            let _ = watch_peer(&app);
+            let ended = Box::pin(egress::carry(mesh, app, dialled)).await;
+            return connection.end(&ended);
+        }
         Err(refusal) => {
             app.abort();
             return connection.end(&Ended::denied(&refusal));
@@ -59,18 +66,18 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
     connection.end(&ended);
 }
 
-/// Who serves the address that the app dialled. An address of the mesh is
-/// never reached in plaintext.
-fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Arc<[Endpoint]>, Refusal> {
+/// Who serves the address that the app dialled; nobody of the mesh where it is
+/// outside. An address of the mesh is never reached in plaintext.
+fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Option<Arc<[Endpoint]>>, Refusal> {
     if mesh.credentials.valid().is_none() {
         return Err(Refusal::of(Why::NoIdentity));
     }
     let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
     match directory.find(dialled) {
-        Found::Endpoints(endpoints) => Ok(endpoints),
+        Found::Endpoints(endpoints) => Ok(Some(endpoints)),
         Found::PortNotDeclared => Err(Refusal::of(Why::PortNotDeclared)),
         Found::Unlisted => Err(Refusal::of(Why::UnlistedMeshAddress)),
-        Found::Outside => Err(Refusal::of(Why::Egress)),
+        Found::Outside => Ok(None),
     }
 }
 

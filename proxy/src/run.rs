@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, SystemClock, prepare_process, serve_pages};
 use watchword_mtls::{Credentials, Now};
 
+use crate::address::Address;
 use crate::admin::{self, Shown};
+use crate::canary::{self, Canary};
 use crate::collector;
 use crate::config::{Config, LoopProtection, PROXY_UID, Role};
 use crate::connection::Connections;
@@ -22,6 +24,7 @@ use crate::control::freshness::Freshness;
 use crate::control::identity::{IdentityKeeper, RenewalTrouble};
 use crate::control::{ControlPlane, TokenSource};
 use crate::dial::Dialler;
+use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
@@ -71,12 +74,14 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         snapshots: Arc::new(Snapshots::new()),
         connections: Connections::new(Arc::clone(&clock), telemetry),
         dialler: means.dialler,
+        egress: egress_way(&config),
         clock,
         handshakes: Handshakes::default(),
         tunnels: Tunnels::new(means),
         app_pool: AppPool::default(),
         loads: Arc::default(),
         traces,
+        canary: Canary::new(),
         live_tunnels: LiveTunnels::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
@@ -86,6 +91,11 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
+    if let Some(first) = config.interception.canary.first() {
+        let blocker = readiness.blocker("interception", canary::unreached(*first));
+        let families = config.interception.canary.clone();
+        tasks.spawn(mesh.canary.clone().watch(families, blocker));
+    }
     let trouble = RenewalTrouble::default();
     serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
@@ -118,6 +128,13 @@ fn say_started(config: &Config) {
     match config.role {
         Role::Sidecar => tracing::info!(workers = config.workers, "sidecar started"),
         Role::Agent => tracing::info!("agent started"),
+    }
+}
+
+fn egress_way(config: &Config) -> Way {
+    match config.egress.as_ref().map(|egress| &egress.gateway) {
+        Some(Address::Unix(path)) => Way::Gateway(Arc::new(path.clone())),
+        Some(Address::Tcp(_)) | None => Way::Direct,
     }
 }
 
@@ -193,6 +210,7 @@ async fn serve_admin(
         trouble: trouble.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
+        canary: mesh.canary.clone(),
     }));
     let socket = Arc::new(socket);
     tasks.spawn(serve_pages(pages, move || {

@@ -22,6 +22,8 @@ pub struct MeshFile {
     domain: String,
     log: &'static str,
     changes: String,
+    /// Who holds the network that `up` is started in.
+    network: Option<u32>,
 }
 
 impl MeshFile {
@@ -63,6 +65,7 @@ impl MeshFile {
             domain: domain.to_owned(),
             log: "info",
             changes: String::new(),
+            network: None,
         })
     }
 
@@ -82,6 +85,15 @@ impl MeshFile {
     #[must_use]
     pub fn on_machine(self, changes: String) -> Self {
         Self { changes, ..self }
+    }
+
+    /// `up` is started in the network, and user namespace, of this process.
+    #[must_use]
+    pub fn in_network_of(self, pid: u32) -> Self {
+        Self {
+            network: Some(pid),
+            ..self
+        }
     }
 
     /// Writes a file beside the mesh file.
@@ -175,9 +187,14 @@ impl MeshFile {
 
     fn up_command(&self) -> Result<Command> {
         let program = binary("watchword")?;
-        let mut command = match self.changes.as_str() {
-            "" => Command::new(program),
-            changes => crate::altered(changes, program),
+        let mut command = match (self.changes.as_str(), self.network) {
+            ("", None) => Command::new(program),
+            ("", Some(pid)) => {
+                let mut command = enter_network(pid.into());
+                command.arg(program);
+                command
+            }
+            (changes, _) => crate::altered(changes, program),
         };
         command
             .arg("up")
@@ -284,14 +301,8 @@ impl Mesh {
     /// # Errors
     /// When the process is not known.
     pub fn in_network_of(&self, pid: i64, command: &[&str]) -> Command {
-        let mut enter = Command::new("nsenter");
-        if !crate::is_root() {
-            enter.args(["--user", "--preserve-credentials"]);
-        }
-        enter
-            .args(["--net", "--target", &pid.to_string(), "--"])
-            .args(command)
-            .stdin(Stdio::null());
+        let mut enter = enter_network(pid);
+        enter.args(command).stdin(Stdio::null());
         enter
     }
 
@@ -329,6 +340,16 @@ impl Mesh {
         .with_context(|| self.output.text())?;
         status.context("it has ended")
     }
+}
+
+/// A command, to be added, in the network of a process, with every right there.
+fn enter_network(pid: i64) -> Command {
+    let mut enter = Command::new("nsenter");
+    if !crate::is_root() {
+        enter.args(["--user", "--preserve-credentials"]);
+    }
+    enter.args(["--net", "--target", &pid.to_string(), "--"]);
+    enter
 }
 
 impl Drop for Mesh {

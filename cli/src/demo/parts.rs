@@ -59,7 +59,7 @@ pub(crate) enum Part {
 /// Runs one of them.
 pub(crate) fn run(part: Part) -> ExitCode {
     match part {
-        Part::Shop { name } => crate::block_on(crate::done(shop::serve(name))),
+        Part::Shop { name } => crate::block_on(shop::serve(name)),
         Part::Ask(arguments) => crate::block_on(async { print(&ask::ask(&arguments).await) }),
         Part::Load { url } => crate::block_on(async { print(&load::run(&url).await) }),
         Part::Hold { target } => crate::block_on(async { print(&hold::run(&target).await) }),
@@ -67,9 +67,8 @@ pub(crate) fn run(part: Part) -> ExitCode {
     }
 }
 
-fn print(found: &impl Serialize) -> anyhow::Result<ExitCode> {
-    say::out(serde_json::to_string(found)?)?;
-    Ok(ExitCode::SUCCESS)
+fn print(found: &impl Serialize) -> anyhow::Result<()> {
+    Ok(say::out(serde_json::to_string(found)?)?)
 }
 
 /// Waits until nobody holds the other end of standard input any more.

@@ -63,7 +63,7 @@ pub(crate) async fn connect(plan: &Plan, switch: u32, holders: &[u32]) -> anyhow
     ip(plan, switch, &render::switch_links(plan, holders))
         .await
         .context("cannot build the switch")?;
-    for (replica, holder) in plan.replicas.iter().zip(holders) {
+    for (replica, holder) in plan.members().zip(holders) {
         ip(plan, *holder, &render::replica_links(replica))
             .await
             .with_context(|| format!("cannot give {} its addresses", replica.name))?;

@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use watchword_control_plane::mesh_file::{CollectorAddress, MeshFile, PeerKind, RegistryEntry, Service, Tracing};
+use watchword_control_plane::mesh_file::{
+    CollectorAddress, Egress, MeshFile, PeerKind, RegistryEntry, Service, Tracing,
+};
+use watchword_control_plane::registry;
 use watchword_daemon::MAX_SOCKET_PATH;
 
 use super::addresses;
@@ -57,6 +61,33 @@ pub(crate) struct Plan {
     pub(crate) services: Vec<PlannedService>,
     /// By service and number.
     pub(crate) replicas: Vec<Replica>,
+    /// Who carries calls in from outside, where a service is published.
+    pub(crate) publisher: Option<Publisher>,
+    /// What lies outside of the mesh and may be called.
+    pub(crate) egress: Egress,
+}
+
+/// A namespace and a sidecar without a program, through which calls from
+/// outside come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Publisher {
+    /// Its name is no service's.
+    pub(crate) replica: Replica,
+    /// Not empty.
+    pub(crate) ports: Vec<Published>,
+}
+
+/// A port of a service that can be called from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Published {
+    /// The service's name.
+    pub(crate) service: String,
+    /// Where it listens, in the caller's network.
+    pub(crate) listen: SocketAddr,
+    /// The service's virtual address.
+    pub(crate) to: SocketAddr,
 }
 
 /// A SPIFFE ID that somebody may get.
@@ -157,6 +188,18 @@ pub(crate) enum PlanError {
         "`tracing.address: {0}` can't be reached: sidecars have networks of their own here; let the collector listen on a Unix socket, and say `unix:PATH`"
     )]
     CollectorOutOfReach(String),
+    /// The mesh has its addresses itself.
+    #[error(
+        "egress: `{name}`: {range} lies in {mesh}, which is the mesh's own on this machine: it can't be called there"
+    )]
+    EgressIntoTheMesh {
+        /// The entry.
+        name: String,
+        /// What it lists.
+        range: IpNet,
+        /// Ours.
+        mesh: IpNet,
+    },
     /// More than a bridge can join.
     #[error("the mesh has {0} replicas; on one machine {max} can be joined: lower `replicas`", max = addresses::MAX_REPLICAS)]
     TooMany(usize),
@@ -194,7 +237,8 @@ impl Plan {
             .services
             .values()
             .map(|service| usize::from(service.replicas))
-            .sum();
+            .sum::<usize>()
+            + usize::from(mesh.services.values().any(|service| !service.publish.is_empty()));
         if total > addresses::MAX_REPLICAS {
             return Err(PlanError::TooMany(total));
         }
@@ -211,6 +255,8 @@ impl Plan {
             let own = replicas.get(first..).unwrap_or_default();
             services.push(planned(service, addresses::virtual_service(index, machine.ipv6), own));
         }
+        let index = u16::try_from(replicas.len()).unwrap_or(u16::MAX);
+        let publisher = publisher(mesh, &services, addresses::replica(index, machine.ipv6));
         let plan = Self {
             name: mesh.name.clone(),
             trust_domain: mesh.trust_domain.as_str().to_owned(),
@@ -225,11 +271,14 @@ impl Plan {
             tracing: mesh.tracing.as_ref().map(Tracing::to_json),
             workload_folder: machine.workload_folder,
             tools: machine.tools,
-            registry: mesh.registry.iter().map(Registered::from).collect(),
+            registry: registered(mesh, publisher.as_ref()),
             services,
             replicas,
+            publisher,
+            egress: mesh.egress.clone(),
         };
         plan.check_socket_paths()?;
+        plan.check_egress()?;
         Ok(plan)
     }
 
@@ -248,11 +297,44 @@ impl Plan {
         self.folder.join("control.sock")
     }
 
-    fn check_socket_paths(&self) -> Result<(), PlanError> {
-        let sidecars = self
-            .replicas
+    /// Where sidecars ask for connections to what is outside.
+    pub(crate) fn egress_socket(&self) -> PathBuf {
+        self.folder.join("egress.sock")
+    }
+
+    /// Whether anything outside may be called.
+    pub(crate) fn has_egress(&self) -> bool {
+        self.egress != Egress::default()
+    }
+
+    /// Everything that has a network and a sidecar: the replicas, and the
+    /// publisher last.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Replica> {
+        let publisher = self.publisher.iter().map(|publisher| &publisher.replica);
+        self.replicas.iter().chain(publisher)
+    }
+
+    fn check_egress(&self) -> Result<(), PlanError> {
+        let ours: Vec<IpNet> = addresses::mesh_ranges(self.ipv6)
             .iter()
-            .map(|replica| replica.workload_socket(&self.folder));
+            .filter_map(|range| range.parse().ok())
+            .collect();
+        for entry in &self.egress.entries {
+            for range in &entry.to {
+                if let Some(mesh) = ours.iter().find(|ours| ours.contains(range)) {
+                    return Err(PlanError::EgressIntoTheMesh {
+                        name: entry.name.clone(),
+                        range: *range,
+                        mesh: *mesh,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_socket_paths(&self) -> Result<(), PlanError> {
+        let sidecars = self.members().map(|replica| replica.workload_socket(&self.folder));
         match sidecars.max_by_key(|path| path.as_os_str().len()) {
             Some(path) if path.as_os_str().len() > MAX_SOCKET_PATH => Err(PlanError::LongPath {
                 length: path.as_os_str().len(),
@@ -282,6 +364,15 @@ fn key_of_a_daemon(mesh: &MeshFile) -> Option<&'static str> {
         ("meshRanges", !mesh.mesh_ranges.is_empty()),
     ];
     keys.into_iter().find_map(|(key, given)| given.then_some(key))
+}
+
+/// What the mesh file names, and who carries calls in from outside.
+fn registered(mesh: &MeshFile, publisher: Option<&Publisher>) -> Vec<Registered> {
+    let own = publisher.map(|publisher| Registered {
+        id: publisher.replica.spiffe_id.clone(),
+        agents: Vec::new(),
+    });
+    mesh.registry.iter().map(Registered::from).chain(own).collect()
 }
 
 fn trust_bundles(mesh: &MeshFile) -> BTreeMap<String, PathBuf> {
@@ -352,6 +443,38 @@ fn replica(service: &Service, number: u16, addresses: Vec<IpAddr>, users: &Users
         healthy: service.healthy,
         is_foreign: service.peer == PeerKind::Mtls,
     })
+}
+
+/// The name of its namespaces, which has a dot: no service's has.
+const PUBLISHER: &str = "watchword.publish";
+
+fn publisher(mesh: &MeshFile, services: &[PlannedService], addresses: Vec<IpAddr>) -> Option<Publisher> {
+    let ports = mesh.services.values().zip(services).flat_map(|(service, planned)| {
+        let address = planned.virtual_addresses.first();
+        let published = service.publish.iter().zip(address.into_iter().cycle());
+        published.map(|((port, listen), address)| Published {
+            service: service.name.clone(),
+            listen: *listen,
+            to: SocketAddr::new(*address, *port),
+        })
+    });
+    let ports: Vec<Published> = ports.collect();
+    let replica = Replica {
+        name: PUBLISHER.to_owned(),
+        service: PUBLISHER.to_owned(),
+        number: 1,
+        spiffe_id: format!("spiffe://{}{}", mesh.trust_domain, registry::PUBLISHER),
+        addresses,
+        command: Vec::new(),
+        environment: BTreeMap::new(),
+        directory: PathBuf::from("/"),
+        privileges: Privileges::Only {
+            capabilities: Vec::new(),
+        },
+        healthy: None,
+        is_foreign: false,
+    };
+    (!ports.is_empty()).then_some(Publisher { replica, ports })
 }
 
 fn planned(service: &Service, virtual_addresses: Vec<IpAddr>, replicas: &[Replica]) -> PlannedService {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::plan::Plan;
+use super::plan::{Plan, Replica};
 
 /// What is ready.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ impl Progress {
                 .map(|replica| (replica.name.clone(), replica.addresses.clone()))
                 .collect(),
         });
-        let names: BTreeSet<_> = plan.replicas.iter().map(|replica| replica.name.clone()).collect();
+        let names = |replica: &Replica| replica.name.clone();
         Self {
             services: services.collect(),
-            sidecars: names.clone(),
-            apps: names,
+            sidecars: plan.members().map(names).collect(),
+            apps: plan.replicas.iter().map(names).collect(),
             reasons: BTreeMap::new(),
             phase: String::new(),
         }

@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
+use watchword_control_plane::mesh_file::EgressEntry;
 
 use super::addresses;
 use super::plan::{Plan, Replica};
@@ -35,7 +37,40 @@ pub(crate) fn hosts(plan: &Plan, of: &Replica) -> String {
             let _ = writeln!(text, "{address}\t{name}");
         }
     }
+    if !of.is_foreign {
+        text.push_str(&outside_hosts(plan));
+    }
     text
+}
+
+/// What `egress` lists under the name of a host, address by address.
+fn outside_hosts(plan: &Plan) -> String {
+    let is_ours = |name: &str| {
+        let services = plan.services.iter().map(|service| &service.name);
+        let mut ours = services.chain(plan.replicas.iter().map(|replica| &replica.name));
+        name == "localhost" || ours.any(|ours| ours == name)
+    };
+    let mut text = String::new();
+    for entry in plan
+        .egress
+        .entries
+        .iter()
+        .filter(|entry| is_host_name(&entry.name) && !is_ours(&entry.name))
+    {
+        let is_single = |range: &&IpNet| range.prefix_len() == range.max_prefix_len();
+        for range in entry.to.iter().filter(is_single) {
+            let _ = writeln!(text, "{}\t{}", range.addr(), entry.name);
+        }
+    }
+    text
+}
+
+/// In lower case, as resolvers compare names.
+fn is_host_name(name: &str) -> bool {
+    name.split('.').all(|label| {
+        let plain = label.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        plain && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    })
 }
 
 /// `/etc/resolv.conf` of a replica: a name that hosts does not have fails at
@@ -79,8 +114,19 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
         "stateDir": plan.folder.join("state"),
         "runDir": plan.folder,
         "registry": plan.registry,
+        "egressMode": plan.egress.mode,
+        "egress": plan.egress.entries.iter().map(egress_entry).collect::<Vec<_>>(),
         "services": services.collect::<serde_json::Map<_, _>>(),
     })
+}
+
+fn egress_entry(entry: &EgressEntry) -> Value {
+    let mut value = json!({"name": entry.name, "to": entry.to});
+    // None means all; an empty list is refused.
+    if !entry.ports.is_empty() {
+        value["ports"] = json!(entry.ports);
+    }
+    value
 }
 
 /// A sidecar's configuration.
@@ -92,10 +138,6 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
             "bundleFile": plan.folder.join("bundle.pem"),
         },
         "attestation": {"tokenFile": "-"},
-        "workloadApi": {
-            "socket": replica.workload_socket(&plan.folder),
-            "callers": [{"uid": replica.uid()}],
-        },
         "runDir": replica.run_dir(&plan.folder),
         // Who presses ctrl-C waits for it.
         "drainSeconds": 2,
@@ -103,12 +145,31 @@ pub(crate) fn sidecar(plan: &Plan, replica: &Replica) -> Value {
     if replica.is_foreign {
         config["role"] = json!("agent");
     } else {
-        config["interception"] = json!({"scope": "namespace", "loopProtection": "mark"});
+        config["interception"] = json!({
+            "scope": "namespace",
+            "loopProtection": "mark",
+            // The supervisor dials it from the bridge.
+            "canary": if plan.ipv6 { vec!["ipv4", "ipv6"] } else { vec!["ipv4"] },
+        });
+    }
+    if !replica.command.is_empty() {
+        config["workloadApi"] = json!({
+            "socket": replica.workload_socket(&plan.folder),
+            "callers": [{"uid": replica.uid()}],
+        });
+    }
+    if plan.has_egress() && !replica.is_foreign {
+        config["egress"] = json!({"gateway": format!("unix:{}", plan.egress_socket().display())});
     }
     if let Some(tracing) = &plan.tracing {
         config["tracing"] = tracing.clone();
     }
     config
+}
+
+/// What the egress helper is told: the same list that sidecars have.
+pub(crate) fn gateway(plan: &Plan) -> Value {
+    json!({"egress": plan.egress, "meshRanges": addresses::mesh_ranges(plan.ipv6)})
 }
 
 /// What `ip -batch` does in the switch's namespace. `holders` are the

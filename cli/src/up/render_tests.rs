@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use watchword_control_plane::mesh_file::Egress;
+
 use super::addresses;
 use super::plan::{Plan, PlannedService, Replica, Tools};
 use super::render;
@@ -62,6 +64,8 @@ pub(super) fn plan(ipv6: bool) -> Plan {
         }],
         services: vec![service("orders", 0), service("web", 1)],
         replicas,
+        publisher: None,
+        egress: Egress::default(),
     }
 }
 

@@ -15,12 +15,14 @@ use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::bridge::Bridge;
 use super::output::{Output, Prefix};
 use super::plan::{Plan, Replica};
 use super::process::{self, Backoff};
 use super::render;
 use super::stage::{Stage, StageWatch};
 use super::supervise::Event;
+use super::wholeness::Wholeness;
 use crate::admin_client::Admin;
 use crate::launcher;
 use crate::launcher::enter::{Entry, Join};
@@ -48,6 +50,8 @@ pub(crate) struct Sidecar {
     pub(crate) replica: Replica,
     /// The holder of the replica's namespaces.
     pub(crate) holder: u32,
+    /// From where it is seen as others see it.
+    pub(crate) bridge: Bridge,
     /// Where its logs go.
     pub(crate) output: Output,
     /// Who is told how it fares.
@@ -156,13 +160,17 @@ impl Sidecar {
     /// long as it runs.
     async fn attend(&self, mut pipe: Option<ChildStdin>) {
         let socket = self.replica.sidecar_socket(&self.plan.folder);
+        let mut whole = Wholeness::new(&self.bridge, &self.plan, &self.replica);
         let mut ready = false;
         let mut last = String::new();
         let mut next_token = Instant::now() + BETWEEN_TOKENS;
         loop {
             let reason = match sidecar_client::unready(&socket).await {
-                Ok(None) => String::new(),
-                Ok(Some(reason)) => format!("not ready: {reason}"),
+                // Only one that runs can be looked at.
+                Ok(unready) => match self.look(&mut whole).await {
+                    Some(trouble) => trouble,
+                    None => unready.map_or_else(String::new, |reason| format!("not ready: {reason}")),
+                },
                 Err(error) => error.to_string(),
             };
             if reason.is_empty() && !ready {
@@ -179,6 +187,23 @@ impl Sidecar {
             }
             tokio::time::sleep(if ready { READY_POLL } else { POLL }).await;
         }
+    }
+
+    /// What is wrong with its interception. News of that are told at once.
+    async fn look(&self, whole: &mut Wholeness) -> Option<String> {
+        let before = whole.known().map(str::to_owned);
+        let trouble = whole.trouble().await.map(str::to_owned);
+        if trouble != before {
+            let name = self.replica.name.clone();
+            let message = match &trouble {
+                Some(trouble) => trouble.clone(),
+                None => format!("calls to {name} reach its sidecar again"),
+            };
+            self.output.warn(&message).await;
+            let trouble = trouble.clone();
+            self.tell(Event::Interception { name, trouble }).await;
+        }
+        trouble
     }
 
     async fn replace_token(&self, pipe: &mut Option<ChildStdin>) {

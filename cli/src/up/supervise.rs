@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::app::App;
+use super::bridge::Bridge;
 use super::control_plane;
+use super::helpers::{self, Sockets};
 use super::network::{self, Holder};
 use super::output::{Output, Prefix};
 use super::plan::Plan;
@@ -27,7 +29,7 @@ use super::progress::Progress;
 use super::sidecar::Sidecar;
 use super::stage::{self, Stage, StageSender, StageWatch};
 use crate::mesh_folder::MeshFolder;
-use crate::record::Record;
+use crate::record::{Record, RunningReplica};
 use crate::say;
 
 /// Where `up` leaves the [`Order`], in the mesh folder.
@@ -62,6 +64,13 @@ pub(crate) enum Event {
         name: String,
         /// How.
         reason: String,
+    },
+    /// What is wrong with a replica's interception now.
+    Interception {
+        /// The replica.
+        name: String,
+        /// In a sentence; nothing when it is whole again.
+        trouble: Option<String>,
     },
     /// A replica's program runs, and listens if it has to.
     AppReady {
@@ -210,12 +219,15 @@ impl Mesh {
     /// Returns when everything is ready. May be dropped at any point: then
     /// [`Self::take_down`] ends what has started.
     async fn start(&mut self) -> anyhow::Result<()> {
-        let holders = self.make_network().await?;
+        let sockets = helpers::bind(&self.order.plan)?;
+        let (switch, holders) = self.make_network().await?;
+        let bridge = Bridge::join(switch).await?;
         self.progress
             .now("the control plane has not answered; its log says what it waits for, and `watchword doctor --mesh-file FILE` what is wrong with a Vault");
         let control_plane = control_plane::start(&self.order.plan, &self.output).await?;
         self.control_plane.spawn(control_plane.keep(self.watch.clone()));
-        self.start_replicas(&holders);
+        self.start_members(&holders, &bridge);
+        self.start_helpers(sockets, &holders);
         while !self.progress.sidecars_ready() {
             self.next_event().await?;
         }
@@ -223,19 +235,24 @@ impl Mesh {
         while !self.progress.all_ready() {
             self.next_event().await?;
         }
+        for port in self.order.plan.publisher.iter().flat_map(|publisher| &publisher.ports) {
+            let message = format!("{} is published at {}", port.service, port.listen);
+            self.output.say(&message).await;
+        }
         let message = format!("mesh {} is ready", self.order.plan.name);
         self.output.say(&message).await;
         Ok(())
     }
 
-    async fn make_network(&mut self) -> anyhow::Result<Vec<u32>> {
+    /// The holders of the switch and of the replicas.
+    async fn make_network(&mut self) -> anyhow::Result<(u32, Vec<u32>)> {
         self.progress.now("the network is being made");
         let plan = self.order.plan.clone();
         let switch = network::hold_switch().await?;
         let switch_pid = switch.pid;
         self.adopt("the switch", switch).await;
         let mut holders = Vec::new();
-        for replica in &plan.replicas {
+        for replica in plan.members() {
             let holder = network::hold_replica(&plan, replica).await?;
             holders.push(holder.pid);
             self.adopt(&replica.name, holder).await;
@@ -244,7 +261,7 @@ impl Mesh {
         let record = Record::new(&plan, self.order.up_pid, switch_pid, &holders);
         record.store(&plan.folder)?;
         self.record = Some(record);
-        Ok(holders)
+        Ok((switch_pid, holders))
     }
 
     async fn adopt(&mut self, name: &str, holder: Holder) {
@@ -259,17 +276,22 @@ impl Mesh {
         });
     }
 
-    fn start_replicas(&mut self, holders: &[u32]) {
+    fn start_members(&mut self, holders: &[u32], bridge: &Bridge) {
         let plan = &self.order.plan;
-        for (index, (replica, holder)) in plan.replicas.iter().zip(holders).enumerate() {
+        for (index, (replica, holder)) in plan.members().zip(holders).enumerate() {
             let sidecar = Sidecar {
                 plan: plan.clone(),
                 replica: replica.clone(),
                 holder: *holder,
+                bridge: bridge.clone(),
                 output: self.output.clone(),
                 events: self.sender.clone(),
             };
             self.sidecars.spawn(sidecar.keep(self.watch.clone()));
+            // The publisher has none.
+            if replica.command.is_empty() {
+                continue;
+            }
             let app = App {
                 replica: replica.clone(),
                 holder: *holder,
@@ -278,6 +300,20 @@ impl Mesh {
                 events: self.sender.clone(),
             };
             self.apps.spawn(app.keep(self.watch.clone()));
+        }
+    }
+
+    fn start_helpers(&mut self, sockets: Sockets, holders: &[u32]) {
+        let plan = &self.order.plan;
+        let publisher = plan.publisher.as_ref().and(holders.last()).copied();
+        let (published, egress) = sockets.helpers(plan, publisher, &self.output);
+        for helper in published {
+            let stages = (Stage::Apps, Stage::StopApps);
+            self.apps.spawn(helper.keep(self.watch.clone(), stages));
+        }
+        if let Some(helper) = egress {
+            let stages = (Stage::Sidecars, Stage::StopSidecars);
+            self.sidecars.spawn(helper.keep(self.watch.clone(), stages));
         }
     }
 
@@ -302,11 +338,16 @@ impl Mesh {
             Event::HolderGone { name } => bail!("the namespaces of {name} are gone"),
             Event::Waits { name, reason } => self.progress.waits(&name, &reason),
             Event::SidecarReady { name, pid } => {
-                self.note_sidecar(&name, pid).await;
+                self.note(&name, |replica| replica.proxy_pid = pid).await;
                 self.progress.sidecar_ready(&name);
             }
+            Event::Interception { name, trouble } => self.note(&name, |replica| replica.trouble = trouble).await,
             Event::SidecarGone { name, reason } => {
-                self.note_sidecar(&name, None).await;
+                self.note(&name, |replica| {
+                    replica.proxy_pid = None;
+                    replica.trouble = None;
+                })
+                .await;
                 self.progress.waits(&format!("the sidecar of {name}"), &reason);
             }
             Event::AppReady { name } => {
@@ -318,10 +359,10 @@ impl Mesh {
         Ok(())
     }
 
-    async fn note_sidecar(&mut self, name: &str, pid: Option<u32>) {
+    async fn note(&mut self, name: &str, change: impl FnOnce(&mut RunningReplica)) {
         let Some(record) = &mut self.record else { return };
         if let Some(replica) = record.replicas.iter_mut().find(|replica| replica.replica.name == name) {
-            replica.proxy_pid = pid;
+            change(replica);
         }
         if let Err(error) = record.store(&self.order.plan.folder) {
             self.output.warn(&error.to_string()).await;

@@ -19,12 +19,33 @@ pub(super) struct PlacedService {
     /// Index by index as in the service.
     pub(super) endpoints_at: Vec<Position>,
     pub(super) virtual_addresses_at: Vec<Position>,
+    pub(super) publish_at: Vec<(SocketAddr, Position)>,
 }
 
 /// Reports what two services claim.
 pub(super) fn check<'s>(services: impl Iterator<Item = &'s PlacedService> + Clone, report: &mut Report) {
     check_names(services.clone(), report);
-    check_addresses(services, report);
+    check_addresses(services.clone(), report);
+    check_published(services, report);
+}
+
+/// One socket listens at an address. One for all addresses takes its port from
+/// the others.
+fn check_published<'s>(services: impl Iterator<Item = &'s PlacedService>, report: &mut Report) {
+    let mut taken: Vec<(SocketAddr, &str)> = Vec::new();
+    for placed in services {
+        for (listen, at) in &placed.publish_at {
+            let collides = |other: &SocketAddr| {
+                let any = other.ip().is_unspecified() || listen.ip().is_unspecified();
+                other.port() == listen.port() && (any || other.ip() == listen.ip())
+            };
+            if let Some((other, service)) = taken.iter().find(|(other, _)| collides(other)) {
+                let message = format!("service `{service}` is published at {other} already: choose another port");
+                report.error(*at, message);
+            }
+            taken.push((*listen, &placed.service.name));
+        }
+    }
 }
 
 /// `orders-2` is the second replica of `orders`, so no service may be named so.

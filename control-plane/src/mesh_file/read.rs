@@ -7,10 +7,10 @@ use std::time::Duration;
 use spiffe::TrustDomain;
 use watchword_policy::Diagnostic;
 use watchword_policy::diagnostic::{Position, Report};
-use watchword_policy::document::{self, Fields, Node, Value};
+use watchword_policy::document::{self, Fields, Node};
 
 use super::agreement::{self, PlacedService};
-use super::{MeshFile, RegistryEntry, authority, service, tracing, trust_bundles, values};
+use super::{MeshFile, RegistryEntry, authority, egress, service, tracing, trust_bundles, values};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
 const KEYS: &[&str] = &[
@@ -94,6 +94,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
     let tracing = optional(&fields, "tracing", report, |node, report| {
         tracing::read(node, base, report)
     });
+    let egress = egress::read(&fields, report);
     let services = fields
         .required("services", "what runs in the mesh, by name", report)
         .and_then(|node| read_services(node, trust_domain.as_ref(), base, report));
@@ -113,6 +114,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
         trust_bundles: trust_bundles?,
         policies: policies?,
         tracing: tracing?,
+        egress: egress?,
         services: collect_services(services?, paths),
         state_dir: state_dir?,
         run_dir: run_dir?,
@@ -127,14 +129,19 @@ fn read_registry_entry(node: &Node, domain: Option<&TrustDomain>, report: &mut R
     let entry = node.fields("an entry of the registry", &["id", "agents"], report)?;
     let id = entry
         .required("id", "a SPIFFE ID that somebody may get", report)
-        .and_then(|id| values::workload_id(id, domain, report));
+        .and_then(|id| values::registered_id(id, domain, report));
     let agents = list(&entry, "agents", "SPIFFE IDs of agents", report, |node, report| {
         values::workload_id(node, domain, report)
     });
-    Some(RegistryEntry {
-        id: id?,
-        agents: agents?,
-    })
+    let (id, agents) = (id?, agents?);
+    if let Some(at) = entry
+        .place_of("agents")
+        .filter(|_| values::is_publisher(&id) && !agents.is_empty())
+    {
+        report.error(at, format!("no agent hands out `{id}`: leave `agents` out"));
+        return None;
+    }
+    Some(RegistryEntry { id, agents })
 }
 
 fn read_name(fields: &Fields<'_>, report: &mut Report) -> Option<String> {
@@ -226,10 +233,6 @@ fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
         "every service needs a sidecar: use `strict`",
         report,
     );
-    let instead = "only what is a service of the mesh can be reached: use `deny`";
-    choice(fields, "egressMode", &["deny", "audit", "allow"], instead, report);
-    let instead = "leave it out, and make what has to be reached a service of the mesh";
-    empty_only(fields, "egress", instead, report);
 }
 
 /// A key of which only the first choice is supported.
@@ -249,19 +252,6 @@ pub(super) fn choice(fields: &Fields<'_>, key: &str, choices: &[&str], instead: 
             format!("`{key}: {text}` is not supported by this version yet: {instead}"),
         ),
         None => node.mismatch(&expected, report),
-    }
-}
-
-/// A key that may only be empty.
-pub(super) fn empty_only(fields: &Fields<'_>, key: &str, instead: &str, report: &mut Report) {
-    let empty = match fields.optional(key).map(|node| &node.value) {
-        None => true,
-        Some(Value::List(items)) => items.is_empty(),
-        Some(Value::Mapping(entries)) => entries.is_empty(),
-        Some(_) => false,
-    };
-    if let Some(at) = fields.place_of(key).filter(|_| !empty) {
-        report.error(at, format!("`{key}` is not supported by this version yet: {instead}"));
     }
 }
 

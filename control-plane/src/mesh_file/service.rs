@@ -9,7 +9,7 @@ use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{Fields, Node};
 
 use super::agreement::PlacedService;
-use super::read::{empty_only, list, optional};
+use super::read::{list, optional};
 use super::{PeerKind, Protocol, Service, values};
 
 const KEYS: &[&str] = &[
@@ -27,7 +27,7 @@ const KEYS: &[&str] = &[
     "virtualAddresses",
 ];
 /// Keys that say how a program is run.
-const WITH_RUN: &[&str] = &["env", "directory", "replicas", "user", "healthy"];
+const WITH_RUN: &[&str] = &["env", "directory", "replicas", "user", "healthy", "publish"];
 const MAX_REPLICAS: u16 = 64;
 
 /// Reads the service `name`, which is nothing where the name was wrong.
@@ -38,7 +38,6 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Option<PlacedService> {
     let fields = node.fields("a service", KEYS, report)?;
-    report_unsupported(&fields, report);
     let runs = runs_here(&fields, report);
     let id = match fields.optional("id") {
         Some(id) => values::workload_id(id, domain, report),
@@ -72,13 +71,24 @@ pub(super) fn read(
         read_virtual_address,
     );
     let peer = optional(&fields, "peer", report, read_peer);
+    let publish = optional(&fields, "publish", report, read_publish);
     let (ports, endpoints) = (ports?.unwrap_or_default(), endpoints?);
+    let publish = publish?.unwrap_or_default();
     report_undeclared(&endpoints, &ports, report);
+    let published = publish.iter().map(|entry| (entry.port, entry.port_at));
+    published.for_each(|(port, at)| report_undeclared_port(port, at, &ports, report));
+    let peer = peer?.unwrap_or_default();
+    if let Some(first) = publish.first().filter(|_| peer == PeerKind::Mtls) {
+        let message = "`publish` needs a sidecar, whose policies judge who calls; a service with `peer: mtls` has \
+                       none: let its program listen where it is to be reached";
+        report.error(first.port_at, message);
+    }
     runs?;
     Some(PlacedService {
         name_at,
         directory_at: fields.optional("directory").map(|node| node.at),
         endpoints_at: endpoints.iter().map(|(_, at)| *at).collect(),
+        publish_at: publish.iter().map(|entry| (entry.listen, entry.listen_at)).collect(),
         virtual_addresses_at: virtual_addresses.iter().flatten().map(|(_, at)| *at).collect(),
         service: Service {
             name: name?.to_owned(),
@@ -90,9 +100,10 @@ pub(super) fn read(
             replicas: replicas?.unwrap_or(1),
             user: user?,
             healthy: healthy?,
+            publish: publish.into_iter().map(|entry| (entry.port, entry.listen)).collect(),
             endpoints: endpoints.into_iter().map(|(address, _)| address).collect(),
             virtual_addresses: virtual_addresses?.into_iter().map(|(address, _)| address).collect(),
-            peer: peer?.unwrap_or_default(),
+            peer,
         },
     })
 }
@@ -127,11 +138,6 @@ fn runs_here(fields: &Fields<'_>, report: &mut Report) -> Option<bool> {
         }
     }
     Some(run.is_some())
-}
-
-fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
-    let instead = "leave it out, and call the service from inside with `watchword exec`";
-    empty_only(fields, "publish", instead, report);
 }
 
 fn default_id(
@@ -234,6 +240,38 @@ fn read_ports(node: &Node, report: &mut Report) -> Option<BTreeMap<u16, Protocol
     whole.then_some(ports)
 }
 
+/// A port of the service, and where it can be called from outside.
+struct Published {
+    port: u16,
+    port_at: Position,
+    listen: SocketAddr,
+    listen_at: Position,
+}
+
+fn read_publish(node: &Node, report: &mut Report) -> Option<Vec<Published>> {
+    let expected = "ports with the address where each can be called, such as {8080: 127.0.0.1:18080}";
+    let entries = node.entries(expected, report)?;
+    let mut published: Vec<Published> = Vec::new();
+    let mut whole = true;
+    for (key, value) in entries {
+        let listen = values::socket_address(value, report);
+        match values::port(key, report).zip(listen) {
+            Some((port, _)) if published.iter().any(|other| other.port == port) => {
+                report.error(key.at, format!("port {port} is given twice: keep one"));
+                whole = false;
+            }
+            Some((port, listen)) => published.push(Published {
+                port,
+                port_at: key.at,
+                listen,
+                listen_at: value.at,
+            }),
+            None => whole = false,
+        }
+    }
+    whole.then_some(published)
+}
+
 fn read_protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
     let expected = "a protocol: `tcp`, `http` or `grpc`";
     let text = node.text(expected, report)?;
@@ -264,10 +302,13 @@ fn read_virtual_address(node: &Node, report: &mut Report) -> Option<(IpAddr, Pos
 
 fn report_undeclared(endpoints: &[(SocketAddr, Position)], ports: &BTreeMap<u16, Protocol>, report: &mut Report) {
     for (address, at) in endpoints {
-        let port = address.port();
-        if !ports.contains_key(&port) {
-            let message = format!("the service does not declare port {port}: add it to `ports`, as `{port}: tcp`");
-            report.error(*at, message);
-        }
+        report_undeclared_port(address.port(), *at, ports, report);
+    }
+}
+
+fn report_undeclared_port(port: u16, at: Position, ports: &BTreeMap<u16, Protocol>, report: &mut Report) {
+    if !ports.contains_key(&port) {
+        let message = format!("the service does not declare port {port}: add it to `ports`, as `{port}: tcp`");
+        report.error(at, message);
     }
 }

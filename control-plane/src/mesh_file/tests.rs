@@ -10,7 +10,10 @@ use proptest::prelude::{Strategy, proptest};
 use proptest::sample::select;
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::{AuthorityChoice, CertificateFiles, MeshFile, PeerKind, Protocol, VaultAuth, VaultSettings};
+use super::{
+    AuthorityChoice, CertificateFiles, Egress, EgressEntry, EgressMode, MeshFile, PeerKind, Protocol, VaultAuth,
+    VaultSettings,
+};
 use crate::testing::{key, root};
 
 const FULL: &str = "\
@@ -169,18 +172,6 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
             "2:7: error: `mode: permissive` is not supported by this version yet: every service",
         ),
         (
-            "egressMode: allow",
-            "2:13: error: `egressMode: allow` is not supported by this version yet",
-        ),
-        (
-            "egressMode: audit",
-            "2:13: error: `egressMode: audit` is not supported by this version yet",
-        ),
-        (
-            "egress: [{name: x}]",
-            "2:1: error: `egress` is not supported by this version yet",
-        ),
-        (
             "mode: lax",
             "2:7: error: expected `strict` or `permissive`, found \"lax\"",
         ),
@@ -197,11 +188,131 @@ fn what_is_not_supported_yet_is_an_error_where_it_stands() {
         let found = error(&format!("{line}\n{services}"));
         assert!(found.starts_with(expected), "{found}");
     }
-    let found = service_error("publish: {8080: 127.0.0.1:18080}");
-    assert!(
-        found.starts_with("5:5: error: `publish` is not supported by this version yet"),
-        "{found}"
-    );
+}
+
+#[test]
+fn what_lies_outside_and_may_be_called() {
+    let read = |lines: &str| {
+        parse(&format!("trustDomain: td\n{lines}\nservices: {{}}\n"))
+            .unwrap()
+            .egress
+    };
+    assert_eq!(read(""), Egress::default());
+    assert_eq!(read("egressMode: deny\negress: []"), Egress::default());
+    let entries =
+        "egress: [{name: registry, to: [10.0.0.9/32, '2001:db8::/32'], ports: [443]}, {name: all, to: [0.0.0.0/0]}]";
+    let entry = |name: &str, to: &[&str], ports: &[u16]| EgressEntry {
+        name: name.to_owned(),
+        to: to.iter().map(|range| range.parse().unwrap()).collect(),
+        ports: ports.to_vec(),
+    };
+    let expected = Egress {
+        mode: EgressMode::Audit,
+        entries: vec![
+            entry("registry", &["10.0.0.9/32", "2001:db8::/32"], &[443]),
+            entry("all", &["0.0.0.0/0"], &[]),
+        ],
+    };
+    assert_eq!(read(&format!("egressMode: audit\n{entries}")), expected);
+}
+
+#[test]
+fn nothing_outside_is_allowed_by_mistake() {
+    let cases = [
+        (
+            "egressMode: open",
+            "2:13: error: expected `deny`, `audit` or `allow`, found \"open\"",
+        ),
+        ("egress: [{to: [10.0.0.9/32]}]", "2:10: error: `name` is missing"),
+        ("egress: [{name: x}]", "2:10: error: `to` is missing"),
+        (
+            "egress: [{name: x, to: []}]",
+            "2:24: error: expected ranges of addresses: at least one",
+        ),
+        (
+            "egress: [{name: x, to: [10.0.0.9/32], ports: []}]",
+            "2:46: error: expected ports: at least one",
+        ),
+        (
+            "egress: [{name: x, to: [10.0.0.9/32], ports: [0]}]",
+            "2:47: error: expected a port from 1 to 65535",
+        ),
+        (
+            "egress: [{name: x, to: [10.0.0.9/24]}]",
+            "2:25: error: `10.0.0.9/24` has bits set beyond its mask",
+        ),
+        (
+            "egress: [{name: x, to: [169.254.169.254/32]}]",
+            "2:25: error: `169.254.169.254/32` can't be called",
+        ),
+        (
+            "egress: [{name: x, to: ['fe80::/64']}]",
+            "2:25: error: `fe80::/64` can't be called",
+        ),
+        (
+            "egress: [{name: x, to: ['::ffff:10.0.0.9/128']}]",
+            "2:25: error: `::ffff:10.0.0.9/128` stands for IPv4",
+        ),
+        (
+            "egress: [{name: '', to: [10.0.0.9/32]}]",
+            "2:17: error: expected a name of 1 to 253",
+        ),
+        (
+            "egress: [{name: x, to: [10.0.0.9/32]}, {name: x, to: [10.0.0.8/32]}]",
+            "2:40: error: an entry of `egress` is named `x` already",
+        ),
+    ];
+    for (line, expected) in cases {
+        let found = error(&format!("{line}\nservices: {{}}\n"));
+        assert!(found.starts_with(expected), "{line}: {found}");
+    }
+}
+
+#[test]
+fn what_is_published_is_declared_and_has_an_address_of_its_own() {
+    let text = "trustDomain: td\nservices:\n  a:\n    run: [x]\n    ports: {80: tcp, 81: tcp}\n    \
+                publish: {80: '127.0.0.1:18080', 81: '[::1]:18080'}\n";
+    let published = &parse(text).unwrap().services["a"].publish;
+    let expected = [
+        (80, "127.0.0.1:18080".parse().unwrap()),
+        (81, "[::1]:18080".parse().unwrap()),
+    ];
+    assert_eq!(*published, BTreeMap::from(expected));
+    let cases = [
+        (
+            "publish: {82: '127.0.0.1:1'}",
+            "the service does not declare port 82: add it to `ports`",
+        ),
+        ("publish: {80: 18080}", "expected IP:PORT"),
+        ("publish: {80: 'localhost:18080'}", "expected IP:PORT"),
+        (
+            "publish: {80: '127.0.0.1:1', '80': '127.0.0.1:2'}",
+            "port 80 is given twice",
+        ),
+        (
+            "publish: {80: '127.0.0.1:1', 81: '0.0.0.0:1'}",
+            "service `a` is published at 127.0.0.1:1 already: choose another port",
+        ),
+        (
+            "peer: mtls\n    publish: {80: '127.0.0.1:1'}",
+            "`publish` needs a sidecar",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let found = service_error(&format!("ports: {{80: tcp, 81: tcp}}\n    {lines}"));
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
+fn who_carries_calls_in_from_outside_may_get_a_token_and_no_agent_hands_it_out() {
+    let entry = "registry: [{id: spiffe://td/watchword/publish}]";
+    let mesh = parse(&format!("trustDomain: td\n{entry}\nservices: {{}}\n")).unwrap();
+    assert_eq!(mesh.registry[0].id.to_string(), "spiffe://td/watchword/publish");
+    let found = error("registry: [{id: spiffe://td/watchword/publish, agents: [spiffe://td/a]}]\nservices: {}\n");
+    assert!(found.contains("no agent hands out"), "{found}");
+    let found = service_error("id: spiffe://td/watchword/publish");
+    assert!(found.contains("is reserved"), "{found}");
 }
 
 #[test]
@@ -242,6 +353,7 @@ fn a_service_has_either_run_or_endpoints() {
         "replicas: 1",
         "user: x",
         "healthy: {port: 1}",
+        "publish: {}",
     ] {
         let found = error(&format!("services: {{a: {{endpoints: [], {key}}}}}"));
         assert!(found.contains("goes with `run`"), "{found}");

@@ -12,6 +12,8 @@ use watchword_policy::diagnostic::Report;
 use watchword_policy::document::{Node, Value};
 use watchword_policy::parse_workload_id;
 
+use crate::registry::PUBLISHER;
+
 /// The path of Watchword's own parts in a trust domain.
 const OWN_PATH: &str = "/watchword";
 /// The sidecar's: its listeners, its health, and the canary.
@@ -77,6 +79,25 @@ pub(super) fn trust_domain(node: &Node, report: &mut Report) -> Option<TrustDoma
 /// A SPIFFE ID that a workload of the mesh may have. Without a trust domain
 /// (which was reported) only its form is checked.
 pub(super) fn workload_id(node: &Node, domain: Option<&TrustDomain>, report: &mut Report) -> Option<SpiffeId> {
+    let id = own_id(node, domain, report)?;
+    refuse_reserved(id, node, report)
+}
+
+/// A SPIFFE ID that a join token may be made for.
+pub(super) fn registered_id(node: &Node, domain: Option<&TrustDomain>, report: &mut Report) -> Option<SpiffeId> {
+    let id = own_id(node, domain, report)?;
+    match is_publisher(&id) {
+        true => Some(id),
+        false => refuse_reserved(id, node, report),
+    }
+}
+
+/// Whether it carries calls in from outside of the mesh.
+pub(super) fn is_publisher(id: &SpiffeId) -> bool {
+    id.path() == PUBLISHER
+}
+
+fn own_id(node: &Node, domain: Option<&TrustDomain>, report: &mut Report) -> Option<SpiffeId> {
     let text = node.text("a SPIFFE ID", report)?;
     let id = match parse_workload_id(text) {
         Ok(id) => id,
@@ -92,6 +113,10 @@ pub(super) fn workload_id(node: &Node, domain: Option<&TrustDomain>, report: &mu
         );
         return None;
     }
+    Some(id)
+}
+
+fn refuse_reserved(id: SpiffeId, node: &Node, report: &mut Report) -> Option<SpiffeId> {
     if is_reserved(&id) {
         report.error(
             node.at,
