@@ -12,8 +12,9 @@ say() { printf '%s\n' "== $*" >&2; }
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 
+# Takes nothing away: a mail server of the machine's own stays.
 apt_install() {
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "$@"
 }
 
 # without_starting COMMAND...: Debian starts a server that it installs (nginx on

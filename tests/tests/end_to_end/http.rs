@@ -136,7 +136,7 @@ fn mesh() -> Mesh {
 }
 
 /// The folder `nginx` of a mesh, whose `nginx.conf` has this in `http`.
-fn add_nginx(file: &MeshFile, http: &str) {
+pub(crate) fn add_nginx(file: &MeshFile, http: &str) {
     file.open_folder("nginx").unwrap();
     let conf = format!(
         "worker_processes 1; daemon off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 1024; }}\n\

@@ -4,6 +4,7 @@
 //! as root and as an ordinary user alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod applications;
 mod apps;
 mod authority;
 mod bad_frames;
