@@ -20,7 +20,8 @@ impl Target {
     /// A file that is there is meant before anything else.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let path = Path::new(text);
-        if path.exists() {
+        // A service often lies in a folder of its name.
+        if path.exists() && !path.is_dir() {
             return Ok(Self::File(path.to_owned()));
         }
         if text.contains('/') || [".pem", ".crt", ".cer", ".der"].iter().any(|end| text.ends_with(end)) {
