@@ -11,6 +11,7 @@ mod agreement;
 mod authority;
 mod egress;
 mod policy_files;
+mod publish;
 mod read;
 mod service;
 mod text_file;

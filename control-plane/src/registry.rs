@@ -195,7 +195,7 @@ mod tests {
         let publisher = id("spiffe://example.org/watchword/publish");
         let found = registry(&listed).admit(&publisher).err().map(|error| error.label());
         assert_eq!(found, Some("id-not-registered"), "only where it is listed");
-        assert_eq!(registry(&[publisher.clone()]).admit(&publisher), Ok(()));
+        assert_eq!(registry(std::slice::from_ref(&publisher)).admit(&publisher), Ok(()));
         let registry = registry(&listed);
         let table = [
             ("spiffe://example.org/web", None),

@@ -21,6 +21,7 @@ fn the_example_is_read_whole() {
     assert_eq!(mesh.registry.len(), 2);
     assert_eq!(mesh.registry[1].agents, [mesh.registry[0].id.clone()]);
     assert_eq!(mesh.mesh_ranges.len(), 4);
+    assert_eq!(mesh.egress.entries.len(), 1);
     assert_eq!(mesh.policies, [Path::new("/etc/watchword/policies")]);
     let bundles: Vec<_> = mesh.trust_bundles.values().collect();
     assert_eq!(bundles, [Path::new("/etc/watchword/partner.pem")]);

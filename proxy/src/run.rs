@@ -91,11 +91,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
-    if let Some(first) = config.interception.canary.first() {
-        let blocker = readiness.blocker("interception", canary::unreached(*first));
-        let families = config.interception.canary.clone();
-        tasks.spawn(mesh.canary.clone().watch(families, blocker));
-    }
+    watch_canary(&config, &mesh, &readiness, &mut tasks);
     let trouble = RenewalTrouble::default();
     serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
@@ -122,6 +118,14 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     }
     mesh.traces.flush().await;
     Ok(())
+}
+
+fn watch_canary(config: &Config, mesh: &Mesh, readiness: &Readiness, tasks: &mut JoinSet<()>) {
+    if let Some(first) = config.interception.canary.first() {
+        let blocker = readiness.blocker("interception", canary::unreached(*first));
+        let families = config.interception.canary.clone();
+        tasks.spawn(mesh.canary.clone().watch(families, blocker));
+    }
 }
 
 fn say_started(config: &Config) {

@@ -30,7 +30,7 @@ use crate::launcher::privileges::Privileges;
 use crate::launcher::program::Program;
 use crate::launcher::user_namespace::SIDECAR_UID;
 use crate::mesh_folder::write_private;
-use crate::sidecar_client;
+use crate::sidecar_client::{self, SidecarError};
 
 /// Between two looks until it is ready, and afterwards.
 const POLL: Duration = Duration::from_millis(50);
@@ -168,8 +168,9 @@ impl Sidecar {
             let reason = match sidecar_client::unready(&socket).await {
                 // Only one that runs can be looked at.
                 Ok(unready) => match self.look(&mut whole).await {
-                    Some(trouble) => trouble,
-                    None => unready.map_or_else(String::new, |reason| format!("not ready: {reason}")),
+                    Ok(Some(trouble)) => trouble,
+                    Ok(None) => unready.map_or_else(String::new, |reason| format!("not ready: {reason}")),
+                    Err(error) => error.to_string(),
                 },
                 Err(error) => error.to_string(),
             };
@@ -190,9 +191,9 @@ impl Sidecar {
     }
 
     /// What is wrong with its interception. News of that are told at once.
-    async fn look(&self, whole: &mut Wholeness) -> Option<String> {
+    async fn look(&self, whole: &mut Wholeness) -> Result<Option<String>, SidecarError> {
         let before = whole.known().map(str::to_owned);
-        let trouble = whole.trouble().await.map(str::to_owned);
+        let trouble = whole.trouble().await?.map(str::to_owned);
         if trouble != before {
             let name = self.replica.name.clone();
             let message = match &trouble {
@@ -203,7 +204,7 @@ impl Sidecar {
             let trouble = trouble.clone();
             self.tell(Event::Interception { name, trouble }).await;
         }
-        trouble
+        Ok(trouble)
     }
 
     async fn replace_token(&self, pipe: &mut Option<ChildStdin>) {

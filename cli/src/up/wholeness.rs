@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::bridge::Bridge;
 use super::plan::{Plan, Replica};
-use crate::sidecar_client;
+use crate::sidecar_client::{self, Canary, SidecarError};
 
 /// From one look to the next while all is well, and while it is not.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -53,40 +53,40 @@ impl Wholeness {
 
     /// What is wrong, in one sentence that says what to do. Looks only when it
     /// is time to.
-    pub(crate) async fn trouble(&mut self) -> Option<&str> {
+    ///
+    /// # Errors
+    /// When the sidecar does not say who it is, so that nothing can be told.
+    pub(crate) async fn trouble(&mut self) -> Result<Option<&str>, SidecarError> {
         if Instant::now() >= self.due {
-            self.trouble = match self.look().await {
-                None => None,
-                Some(_) => self.look().await,
-            };
-            let pause = if self.trouble.is_some() { RETRY } else { INTERVAL };
-            self.due = Instant::now() + pause;
-        }
-        self.trouble.as_deref()
-    }
-
-    async fn look(&self) -> Option<String> {
-        for address in &self.addresses {
-            if let Err(problem) = self.look_at(*address).await {
-                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-                return Some(format!(
-                    "calls to {} by {family} ({address}) do not reach its sidecar: {problem}; something has changed \
-                     the redirect rules of its network: undo that, or start the mesh again",
-                    self.replica
-                ));
+            let mut found = self.look().await?;
+            if found.is_some() {
+                found = self.look().await?;
             }
+            let pause = if found.is_some() { RETRY } else { INTERVAL };
+            self.due = Instant::now() + pause;
+            self.trouble = found;
         }
-        None
+        Ok(self.trouble.as_deref())
     }
 
-    async fn look_at(&self, address: IpAddr) -> Result<(), String> {
-        let own: sidecar_client::Canary = sidecar_client::get(&self.socket, "/canary")
-            .await
-            .map_err(|error| error.to_string())?;
-        match self.bridge.instance_at(address).await {
-            Ok(found) if found == own.instance => Ok(()),
-            Ok(_) => Err("another sidecar answers there".to_owned()),
-            Err(error) => Err(error.to_string()),
+    async fn look(&self) -> Result<Option<String>, SidecarError> {
+        if self.addresses.is_empty() {
+            return Ok(None);
         }
+        let own: Canary = sidecar_client::get(&self.socket, "/canary").await?;
+        for address in &self.addresses {
+            let problem = match self.bridge.instance_at(*address).await {
+                Ok(found) if found == own.instance => continue,
+                Ok(_) => "another sidecar answers there".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            return Ok(Some(format!(
+                "calls to {} by {family} ({address}) do not reach its sidecar: {problem}; something has changed the \
+                 redirect rules of its network: undo that, or start the mesh again",
+                self.replica
+            )));
+        }
+        Ok(None)
     }
 }

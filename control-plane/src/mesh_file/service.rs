@@ -10,7 +10,7 @@ use watchword_policy::document::{Fields, Node};
 
 use super::agreement::PlacedService;
 use super::read::{list, optional};
-use super::{PeerKind, Protocol, Service, values};
+use super::{PeerKind, Protocol, Service, publish, values};
 
 const KEYS: &[&str] = &[
     "id",
@@ -53,15 +53,7 @@ pub(super) fn read(
         node.integer(1..=MAX_REPLICAS, "a number", report)
     });
     let user = optional(&fields, "user", report, read_user);
-    let healthy = optional(&fields, "healthy", report, |node, report| {
-        let fields = node.fields("`healthy`", &["port"], report)?;
-        let port = fields.required(
-            "port",
-            "the port that accepts connections once the service is up",
-            report,
-        )?;
-        values::port(port, report)
-    });
+    let healthy = optional(&fields, "healthy", report, read_healthy);
     let endpoints = list(&fields, "endpoints", "IP:PORT", report, read_endpoint);
     let virtual_addresses = list(
         &fields,
@@ -71,24 +63,20 @@ pub(super) fn read(
         read_virtual_address,
     );
     let peer = optional(&fields, "peer", report, read_peer);
-    let publish = optional(&fields, "publish", report, read_publish);
     let (ports, endpoints) = (ports?.unwrap_or_default(), endpoints?);
-    let publish = publish?.unwrap_or_default();
     report_undeclared(&endpoints, &ports, report);
-    let published = publish.iter().map(|entry| (entry.port, entry.port_at));
-    published.for_each(|(port, at)| report_undeclared_port(port, at, &ports, report));
     let peer = peer?.unwrap_or_default();
-    if let Some(first) = publish.first().filter(|_| peer == PeerKind::Mtls) {
-        let message = "`publish` needs a sidecar, whose policies judge who calls; a service with `peer: mtls` has \
-                       none: let its program listen where it is to be reached";
-        report.error(first.port_at, message);
-    }
+    let published = publish::read(&fields, (&ports, peer), report);
     runs?;
     Some(PlacedService {
         name_at,
         directory_at: fields.optional("directory").map(|node| node.at),
         endpoints_at: endpoints.iter().map(|(_, at)| *at).collect(),
-        publish_at: publish.iter().map(|entry| (entry.listen, entry.listen_at)).collect(),
+        publish_at: published
+            .iter()
+            .flatten()
+            .map(|entry| (entry.listen, entry.listen_at))
+            .collect(),
         virtual_addresses_at: virtual_addresses.iter().flatten().map(|(_, at)| *at).collect(),
         service: Service {
             name: name?.to_owned(),
@@ -100,7 +88,7 @@ pub(super) fn read(
             replicas: replicas?.unwrap_or(1),
             user: user?,
             healthy: healthy?,
-            publish: publish.into_iter().map(|entry| (entry.port, entry.listen)).collect(),
+            publish: published?.into_iter().map(|entry| (entry.port, entry.listen)).collect(),
             endpoints: endpoints.into_iter().map(|(address, _)| address).collect(),
             virtual_addresses: virtual_addresses?.into_iter().map(|(address, _)| address).collect(),
             peer,
@@ -199,6 +187,12 @@ fn read_peer(node: &Node, report: &mut Report) -> Option<PeerKind> {
     }
 }
 
+fn read_healthy(node: &Node, report: &mut Report) -> Option<u16> {
+    let fields = node.fields("`healthy`", &["port"], report)?;
+    let expected = "the port that accepts connections once the service is up";
+    values::port(fields.required("port", expected, report)?, report)
+}
+
 fn read_user(node: &Node, report: &mut Report) -> Option<String> {
     let expected = "the name of a user";
     let user = plain(node, expected, report)?;
@@ -240,38 +234,6 @@ fn read_ports(node: &Node, report: &mut Report) -> Option<BTreeMap<u16, Protocol
     whole.then_some(ports)
 }
 
-/// A port of the service, and where it can be called from outside.
-struct Published {
-    port: u16,
-    port_at: Position,
-    listen: SocketAddr,
-    listen_at: Position,
-}
-
-fn read_publish(node: &Node, report: &mut Report) -> Option<Vec<Published>> {
-    let expected = "ports with the address where each can be called, such as {8080: 127.0.0.1:18080}";
-    let entries = node.entries(expected, report)?;
-    let mut published: Vec<Published> = Vec::new();
-    let mut whole = true;
-    for (key, value) in entries {
-        let listen = values::socket_address(value, report);
-        match values::port(key, report).zip(listen) {
-            Some((port, _)) if published.iter().any(|other| other.port == port) => {
-                report.error(key.at, format!("port {port} is given twice: keep one"));
-                whole = false;
-            }
-            Some((port, listen)) => published.push(Published {
-                port,
-                port_at: key.at,
-                listen,
-                listen_at: value.at,
-            }),
-            None => whole = false,
-        }
-    }
-    whole.then_some(published)
-}
-
 fn read_protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
     let expected = "a protocol: `tcp`, `http` or `grpc`";
     let text = node.text(expected, report)?;
@@ -306,7 +268,7 @@ fn report_undeclared(endpoints: &[(SocketAddr, Position)], ports: &BTreeMap<u16,
     }
 }
 
-fn report_undeclared_port(port: u16, at: Position, ports: &BTreeMap<u16, Protocol>, report: &mut Report) {
+pub(super) fn report_undeclared_port(port: u16, at: Position, ports: &BTreeMap<u16, Protocol>, report: &mut Report) {
     if !ports.contains_key(&port) {
         let message = format!("the service does not declare port {port}: add it to `ports`, as `{port}: tcp`");
         report.error(at, message);

@@ -286,7 +286,7 @@ fn what_is_published_is_declared_and_has_an_address_of_its_own() {
         ("publish: {80: 18080}", "expected IP:PORT"),
         ("publish: {80: 'localhost:18080'}", "expected IP:PORT"),
         (
-            "publish: {80: '127.0.0.1:1', '80': '127.0.0.1:2'}",
+            "publish: {80: '127.0.0.1:1', '080': '127.0.0.1:2'}",
             "port 80 is given twice",
         ),
         (

@@ -7,9 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use watchword_tests::{Mesh, MeshFile, process};
+use nix::unistd::Pid;
+use watchword_tests::{Mesh, MeshFile};
 
 use crate::apps::{SERVER, complaint, curl};
+use crate::strangers::replica;
 
 /// Echoes what it got when that has ended; resets where it got `reset`.
 pub(crate) const TALK: &str = r#"
@@ -129,7 +131,7 @@ fn a_published_service_is_reached_from_outside_under_a_policy_and_denied_without
     assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
 
     // A helper that dies takes its calls along, and no port.
-    let helper = process(&["watchword-proxy carry", &format!("{}", service_address(&mesh, "talk"))]).unwrap();
+    let helper = helper_of(&mesh, "talk");
     let mut stream = dial(talk);
     stream.write_all(b"wait").unwrap();
     let mut answer = [0; 7];
@@ -151,6 +153,24 @@ fn a_published_service_is_reached_from_outside_under_a_policy_and_denied_without
     for port in ports {
         TcpListener::bind(("127.0.0.1", port)).unwrap();
     }
+}
+
+/// Who carries to a service: other meshes have the same addresses.
+fn helper_of(mesh: &Mesh, service: &str) -> Pid {
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let publisher = replica(mesh, "watchword.publish")["holderPid"].to_string();
+    let (ours, words) = (
+        network(&publisher),
+        format!("carry --to {}", service_address(mesh, service)),
+    );
+    let is_it = |pid: &str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(&words) && network(pid) == ours
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    let found = names.find(|name| is_it(name)).unwrap();
+    Pid::from_raw(found.parse().unwrap())
 }
 
 /// As the name resolves in the mesh.
