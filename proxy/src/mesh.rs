@@ -9,6 +9,7 @@ use watchword_mtls::Credentials;
 
 use crate::balance::Loads;
 use crate::connection::Connections;
+use crate::control::identity::RenewalTrouble;
 use crate::dial::Dialler;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
@@ -20,6 +21,7 @@ use crate::tunnels::Tunnels;
 #[derive(Clone)]
 pub(crate) struct Mesh {
     pub(crate) credentials: Credentials,
+    pub(crate) trouble: RenewalTrouble,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) connections: Connections,
     pub(crate) dialler: Dialler,

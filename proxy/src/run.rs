@@ -67,6 +67,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     let workload_socket = bind_workload_socket(&config)?;
     let mesh = Mesh {
         credentials: means.credentials.clone(),
+        trouble: RenewalTrouble::default(),
         snapshots: Arc::new(Snapshots::new()),
         connections: Connections::new(Arc::clone(&clock), telemetry),
         dialler: means.dialler,
@@ -85,20 +86,13 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         Role::Agent => Vec::new(),
     };
     let mut tasks = JoinSet::new();
-    let trouble = RenewalTrouble::default();
-    serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
+    serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
     let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
     if let Some(listener) = workload_socket {
         serve_workloads(&config, listener, &control_plane, &mesh, &mut tasks);
     }
-    follow_control_plane(
-        (&config, token),
-        control_plane,
-        (&mesh, trouble),
-        &readiness,
-        &mut tasks,
-    );
+    follow_control_plane((&config, token), control_plane, &mesh, &readiness, &mut tasks);
     say_started(&config);
     shutdown.requested().await;
     tracing::info!("stopping");
@@ -176,7 +170,7 @@ async fn dialler(config: &Config) -> Result<Dialler> {
 
 async fn serve_admin(
     config: &Arc<Config>,
-    (mesh, trouble): (&Mesh, &RenewalTrouble),
+    mesh: &Mesh,
     readiness: &Readiness,
     metrics: &Metrics,
     tasks: &mut JoinSet<()>,
@@ -187,7 +181,7 @@ async fn serve_admin(
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         credentials: mesh.credentials.clone(),
-        trouble: trouble.clone(),
+        trouble: mesh.trouble.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
     }));
@@ -222,7 +216,7 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
     control_plane: ControlPlane,
-    (mesh, trouble): (&Mesh, RenewalTrouble),
+    mesh: &Mesh,
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
 ) {
@@ -236,7 +230,7 @@ fn follow_control_plane(
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
-        trouble,
+        trouble: mesh.trouble.clone(),
         token_blocker: readiness.blocker("join-token", "not read yet"),
     };
     tasks.spawn(keeper.keep());

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod doctor;
+mod watching;
 
 use std::process::Command;
 

@@ -19,6 +19,7 @@ mod flood;
 mod foreign;
 mod guide;
 mod http;
+mod iptables;
 mod leftovers;
 mod live;
 mod load;
