@@ -1,5 +1,6 @@
 //! The commands beside `up`.
 
+mod bench;
 mod certificates;
 mod doctor;
 mod watching;
