@@ -84,6 +84,13 @@ Examples:
   watchword token create --id spiffe://example.org/batch
   watchword token create --admin /run/watchword/admin.sock --id spiffe://example.org/batch > token";
 
+pub(crate) const BENCH: &str = "\
+Examples:
+  watchword bench
+  watchword bench -o json
+
+Starts a mesh of its own, which ends with it. Numbers are medians of rounds that alternate with plain TCP.";
+
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
   watchword completions bash > /etc/bash_completion.d/watchword

@@ -6,6 +6,7 @@
 //! standard output.
 
 mod admin_client;
+mod bench;
 mod bundle;
 mod cert;
 mod completions;
@@ -86,6 +87,12 @@ enum Command {
     /// Work with join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Measure the mTLS hop of this machine against plain TCP, in less than half a minute
+    #[command(after_help = examples::BENCH)]
+    Bench(bench::Flags),
+    /// The ends of the load of `bench`
+    #[command(subcommand, hide = true)]
+    BenchEnd(bench::End),
     /// Print what a shell needs to complete this command
     #[command(after_help = examples::COMPLETIONS)]
     Completions {
@@ -129,6 +136,8 @@ fn main() -> ExitCode {
         Command::Cert(command) => block_on(cert::run(command)),
         Command::Policy(command) => policy::run(command),
         Command::Token(Token::Create { selector, id }) => block_on(token::create(&selector, &id)),
+        Command::Bench(flags) => block_on(async { bench::run(&flags).await }),
+        Command::BenchEnd(end) => block_on(bench::run_end(end)),
         Command::Completions { shell } => report(completions::run(shell).map(|()| ExitCode::SUCCESS)),
         Command::Internal(command) => launcher::run(&command, up::supervise::supervise),
     }

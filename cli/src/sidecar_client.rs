@@ -97,15 +97,18 @@ pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Resul
     serde_json::from_slice(&body).map_err(|error| SidecarError::Broken(format!("{path}: {error}")))
 }
 
-/// The sum over all labels of a number among its metrics.
+/// The sum over all labels of a number among its metrics, where one appears when
+/// it is first counted.
 pub(crate) async fn metric(socket: &Path, name: &str) -> Result<u64, SidecarError> {
-    let (_, body) = fetch(socket, "/metrics").await?;
-    let text = String::from_utf8_lossy(&body);
-    sum_of(&text, name).ok_or_else(|| SidecarError::Broken(format!("/metrics has no {name}")))
+    let (status, body) = fetch(socket, "/metrics").await?;
+    if status != StatusCode::OK {
+        return Err(SidecarError::Broken(format!("/metrics has status {status}")));
+    }
+    Ok(sum_of(&String::from_utf8_lossy(&body), name))
 }
 
 /// In Prometheus' text format.
-fn sum_of(text: &str, name: &str) -> Option<u64> {
+fn sum_of(text: &str, name: &str) -> u64 {
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.split_once('}') {
@@ -114,7 +117,7 @@ fn sum_of(text: &str, name: &str) -> Option<u64> {
         };
         value.trim().parse::<u64>().ok()
     });
-    values.fold(None, |sum, value| Some(sum.unwrap_or(0).saturating_add(value)))
+    values.fold(0, u64::saturating_add)
 }
 
 /// `Ok(None)` when the sidecar is ready, `Ok(Some(reason))` when it is not.
@@ -193,11 +196,8 @@ mod tests {
 
     #[test]
     fn a_metric_is_summed_over_its_labels() {
-        let text = "# TYPE a gauge\na{x=\"1\"} 2\na{x=\"} 2\"} 3\nab 5\nb 7\n";
-        assert_eq!(
-            [sum_of(text, "a"), sum_of(text, "b"), sum_of(text, "c")],
-            [Some(2), Some(7), None]
-        );
+        let text = "# TYPE a gauge\na{x=\"1\"} 2\na{x=\"2\"} 3\nab 5\nb 7\n";
+        assert_eq!([sum_of(text, "a"), sum_of(text, "b"), sum_of(text, "c")], [5, 7, 0]);
     }
 
     #[tokio::test]

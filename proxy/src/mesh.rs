@@ -10,6 +10,7 @@ use watchword_mtls::Credentials;
 use crate::balance::Loads;
 use crate::canary::Canary;
 use crate::connection::Connections;
+use crate::control::identity::RenewalTrouble;
 use crate::dial::Dialler;
 use crate::egress::Way;
 use crate::handshakes::Handshakes;
@@ -22,6 +23,7 @@ use crate::tunnels::Tunnels;
 #[derive(Clone)]
 pub(crate) struct Mesh {
     pub(crate) credentials: Credentials,
+    pub(crate) trouble: RenewalTrouble,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) connections: Connections,
     pub(crate) dialler: Dialler,

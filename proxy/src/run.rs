@@ -71,6 +71,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     let workload_socket = bind_workload_socket(&config)?;
     let mesh = Mesh {
         credentials: means.credentials.clone(),
+        trouble: RenewalTrouble::default(),
         snapshots: Arc::new(Snapshots::new()),
         connections: Connections::new(Arc::clone(&clock), telemetry),
         dialler: means.dialler,
@@ -92,8 +93,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     };
     let mut tasks = JoinSet::new();
     watch_canary(&config, &mesh, &readiness, &mut tasks);
-    let trouble = RenewalTrouble::default();
-    serve_admin(&config, (&mesh, &trouble), &readiness, &metrics, &mut tasks).await?;
+    serve_admin(&config, &mesh, &readiness, &metrics, &mut tasks).await?;
     let given = &config.control_plane;
     let control_plane = ControlPlane::new(given.address.clone(), given.id.0.clone(), mesh.dialler);
     if let Some(listener) = workload_socket {
@@ -104,7 +104,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     follow_control_plane(
         (&config, token),
         (control_plane, freshness),
-        (&mesh, trouble),
+        &mesh,
         &readiness,
         &mut tasks,
     );
@@ -200,7 +200,7 @@ async fn dialler(config: &Config) -> Result<Dialler> {
 
 async fn serve_admin(
     config: &Arc<Config>,
-    (mesh, trouble): (&Mesh, &RenewalTrouble),
+    mesh: &Mesh,
     readiness: &Readiness,
     metrics: &Metrics,
     tasks: &mut JoinSet<()>,
@@ -211,7 +211,7 @@ async fn serve_admin(
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         credentials: mesh.credentials.clone(),
-        trouble: trouble.clone(),
+        trouble: mesh.trouble.clone(),
         connections: mesh.connections.clone(),
         snapshots: Arc::clone(&mesh.snapshots),
         canary: mesh.canary.clone(),
@@ -247,7 +247,7 @@ async fn bind_health(address: SocketAddr) -> Result<TcpListener> {
 fn follow_control_plane(
     (config, token): (&Config, TokenSource),
     (control_plane, freshness): (ControlPlane, Freshness),
-    (mesh, trouble): (&Mesh, RenewalTrouble),
+    mesh: &Mesh,
     readiness: &Readiness,
     tasks: &mut JoinSet<()>,
 ) {
@@ -261,7 +261,7 @@ fn follow_control_plane(
         clock: Arc::clone(&mesh.clock),
         connections: mesh.connections.clone(),
         blocker: readiness.blocker("identity", "no certificate yet"),
-        trouble,
+        trouble: mesh.trouble.clone(),
         token_blocker: readiness.blocker("join-token", "not read yet"),
     };
     tasks.spawn(keeper.keep());

@@ -1,7 +1,9 @@
 //! The commands beside `up`.
 
+mod bench;
 mod certificates;
 mod doctor;
+mod watching;
 
 use std::process::Command;
 

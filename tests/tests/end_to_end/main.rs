@@ -23,6 +23,7 @@ mod foreign;
 mod guide;
 mod http;
 mod interception;
+mod iptables;
 mod leftovers;
 mod live;
 mod load;
