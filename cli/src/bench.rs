@@ -45,8 +45,9 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
         error = mesh.ended() => Err(error),
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    mesh.stop().await;
+    let stopped = mesh.stop().await;
     let (plain, hop) = measured?;
+    stopped?;
     match flags.output {
         Format::Json => say::out(report::json(&plain, &hop)?)?,
         Format::Table => say::out(report::table(&plain, &hop))?,

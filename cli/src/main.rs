@@ -18,6 +18,7 @@ mod find_mesh;
 mod launcher;
 mod machine;
 mod mesh_folder;
+mod own_mesh;
 mod policy;
 mod record;
 mod say;

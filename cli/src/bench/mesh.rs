@@ -1,27 +1,24 @@
-//! The mesh that is measured: `watchword up`, as a child.
+//! The mesh that is measured.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
 
 use super::load::{Kind, Numbers};
+use crate::own_mesh::OwnMesh;
 
 /// Client and server, and with which names.
 pub(super) type Pair = (&'static str, &'static str);
 /// The plain one first.
 pub(super) const PAIRS: [Pair; 2] = [("plain-client", "plain-server"), ("client", "server")];
 const PORT: u16 = 7000;
-const START_PATIENCE: Duration = Duration::from_secs(40);
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
-const MAX_COMPLAINT: u64 = 64 * 1024;
+/// Beside the time that a load takes.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs loads in a mesh.
 #[derive(Clone, Debug)]
@@ -33,9 +30,7 @@ pub(super) struct Loader {
 /// Runs until it is stopped, or dropped.
 pub(super) struct BenchMesh {
     loader: Loader,
-    up: Child,
-    // Read on, or `up` would stand still.
-    output: BufReader<ChildStdout>,
+    mesh: OwnMesh,
     _folder: TempDir,
 }
 
@@ -49,50 +44,17 @@ impl BenchMesh {
         // JSON is YAML.
         std::fs::write(&file, mesh_file(&name, &own).to_string())?;
         std::fs::write(folder.path().join("policies.yaml"), POLICIES)?;
-        let mut up = Command::new(&own)
-            .arg("up")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let output = up.stdout.take().context("`up` has no output")?;
-        let mut mesh = Self {
+        let mesh = OwnMesh::start(&file, &name).await?;
+        Ok(Self {
             loader: Loader { name, own },
-            up,
-            output: BufReader::new(output),
+            mesh,
             _folder: folder,
-        };
-        match tokio::time::timeout(START_PATIENCE, mesh.ready()).await {
-            Ok(true) => Ok(mesh),
-            Ok(false) => Err(mesh.ended().await),
-            Err(_) => Err(anyhow!("the mesh did not get ready: `watchword doctor` looks why")),
-        }
+        })
     }
 
-    async fn ready(&mut self) -> bool {
-        let wanted = format!("mesh {} is ready", self.loader.name);
-        let mut line = String::new();
-        while self.output.read_line(&mut line).await.is_ok_and(|read| read > 0) {
-            if line.trim_end() == wanted {
-                return true;
-            }
-            line.clear();
-        }
-        false
-    }
-
-    /// Waits until it ends by itself, and says why.
+    /// See [`OwnMesh::ended`].
     pub(super) async fn ended(&mut self) -> anyhow::Error {
-        let mut said = String::new();
-        while self.output.read_line(&mut said).await.is_ok_and(|read| read > 0) {
-            said.clear();
-        }
-        if let Some(errors) = self.up.stderr.take() {
-            let _ = errors.take(MAX_COMPLAINT).read_to_string(&mut said).await;
-        }
-        anyhow!("the mesh ended: {}", said.trim().trim_start_matches("error: "))
+        self.mesh.ended().await
     }
 
     /// What runs loads in it.
@@ -101,11 +63,10 @@ impl BenchMesh {
     }
 
     /// Takes it down.
-    pub(super) async fn stop(mut self) {
-        if let Some(pid) = self.up.id().and_then(|id| i32::try_from(id).ok()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        let _ = tokio::time::timeout(STOP_PATIENCE, self.up.wait()).await;
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        let ended = self.mesh.stop().await?;
+        ensure!(ended.success(), "`watchword up` ended with {ended}");
+        Ok(())
     }
 }
 
@@ -121,7 +82,7 @@ impl Loader {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(long + START_PATIENCE, output)
+        let output = tokio::time::timeout(long + PATIENCE, output)
             .await
             .context("the load does not end")??;
         if !output.status.success() {

@@ -1,18 +1,12 @@
-//! The demo's mesh: `watchword up` as a child, and programs run inside of it.
-//!
-//! Invariant: when this is dropped, or the demo killed, the mesh ends.
+//! The demo's mesh, and programs that are run inside of it.
 
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::watch;
 
 use super::folder::Folder;
 use super::parts::ask::Answer;
@@ -21,25 +15,17 @@ use crate::launcher;
 use crate::launcher::privileges::Privileges;
 use crate::launcher::program::Program;
 use crate::mesh_folder;
+use crate::own_mesh::OwnMesh;
 use crate::record::{Record, RunningReplica};
 use crate::sidecar_client::{self, Certificate};
 
-/// A little more than `up` gives a mesh.
-const START_PATIENCE: Duration = Duration::from_secs(45);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What of the output is kept.
-const MAX_LINES: usize = 10_000;
 const MAX_LINE: u64 = 64 * 1024;
-
-/// What `up` printed so far.
-type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A mesh that runs.
 #[derive(Debug)]
 pub(crate) struct DemoMesh {
-    up: Child,
-    lines: Lines,
-    printed: watch::Receiver<usize>,
+    mesh: OwnMesh,
     /// What it consists of.
     pub(crate) record: Record,
 }
@@ -47,49 +33,9 @@ pub(crate) struct DemoMesh {
 impl DemoMesh {
     /// Starts the mesh that `folder` describes, and waits until it is ready.
     pub(crate) async fn start(folder: &Folder) -> anyhow::Result<Self> {
-        let mut up = Command::new("/proc/self/exe")
-            .args(["up", "--tied"])
-            .arg(folder.mesh_file())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start `watchword up`")?;
-        let (lines, (tell, mut printed)) = (Lines::default(), watch::channel(0));
-        let readers = [
-            up.stdout.take().map(|out| follow(out, &lines, &tell)),
-            up.stderr.take().map(|out| follow(out, &lines, &tell)),
-        ];
-        let ready = format!("mesh {} is ready", folder.name());
-        let wait = async {
-            loop {
-                if find(&lines, |line| line == ready).is_some() {
-                    return Ok(());
-                }
-                tokio::select! {
-                    result = printed.changed() => result?,
-                    status = up.wait() => {
-                        // Its last words say why.
-                        for reader in readers.into_iter().flatten() {
-                            let _ = reader.await;
-                        }
-                        bail!("{}", last_words(&lines, status?));
-                    }
-                }
-            }
-        };
-        match tokio::time::timeout(START_PATIENCE, wait).await {
-            Ok(result) => result?,
-            Err(_) => bail!("not ready within {} s: {}", START_PATIENCE.as_secs(), all(&lines)),
-        }
+        let mesh = OwnMesh::start(folder.mesh_file(), folder.name()).await?;
         let record = Record::load(&mesh_folder::base().join(folder.name()))?;
-        Ok(Self {
-            up,
-            lines,
-            printed,
-            record,
-        })
+        Ok(Self { mesh, record })
     }
 
     /// The first replica of a service.
@@ -164,29 +110,14 @@ impl DemoMesh {
         Ok(command)
     }
 
-    /// The first line from now on, or that was printed before, for which
-    /// `wanted` holds.
+    /// See [`OwnMesh::line`].
     pub(crate) async fn line(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let mut printed = self.printed.clone();
-        let wait = async {
-            loop {
-                printed.mark_unchanged();
-                if let Some(line) = find(&self.lines, &wanted) {
-                    return Some(line);
-                }
-                printed.changed().await.ok()?;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), wait).await.ok().flatten()
+        self.mesh.line(wanted).await
     }
 
-    /// Takes it down, and says how that went.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<ExitStatus> {
-        if let Some(pid) = self.up.id().and_then(|pid| i32::try_from(pid).ok()) {
-            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
-        }
-        let ended = tokio::time::timeout(PATIENCE, self.up.wait()).await;
-        Ok(ended.context("the mesh does not end")??)
+    /// See [`OwnMesh::stop`].
+    pub(crate) async fn stop(self) -> anyhow::Result<ExitStatus> {
+        self.mesh.stop().await
     }
 }
 
@@ -248,44 +179,4 @@ fn with_every_right(command: Vec<String>) -> Program {
 
 fn words(name: &str, arguments: &[&str]) -> Vec<String> {
     [&[name], arguments].concat().into_iter().map(str::to_owned).collect()
-}
-
-fn follow(
-    source: impl AsyncRead + Unpin + Send + 'static,
-    lines: &Lines,
-    tell: &watch::Sender<usize>,
-) -> tokio::task::JoinHandle<()> {
-    let (lines, tell) = (Arc::clone(lines), tell.clone());
-    tokio::spawn(async move {
-        let mut source = BufReader::new(source).lines();
-        while let Ok(Some(line)) = source.next_line().await {
-            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-            if lines.len() < MAX_LINES {
-                lines.push(line);
-            }
-            tell.send_modify(|count| *count += 1);
-        }
-    })
-}
-
-fn find(lines: &Lines, wanted: impl Fn(&str) -> bool) -> Option<String> {
-    let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-    lines.iter().find(|line| wanted(line)).cloned()
-}
-
-fn all(lines: &Lines) -> String {
-    lines.lock().unwrap_or_else(PoisonError::into_inner).join("; ")
-}
-
-/// Errors, where there are some; otherwise everything.
-fn last_words(lines: &Lines, status: ExitStatus) -> String {
-    let errors: Vec<String> = {
-        let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let errors = lines.iter().filter_map(|line| line.strip_prefix("error: "));
-        errors.map(str::to_owned).collect()
-    };
-    match errors.is_empty() {
-        true => format!("`watchword up` ended with {status}: {}", all(lines)),
-        false => errors.join("; "),
-    }
 }
