@@ -75,12 +75,12 @@ pub enum RunError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// A TCP address.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}: {problem}{}", taken(*.address, .problem))]
     Listen {
         /// Which.
         address: SocketAddr,
         /// The system's answer.
-        source: io::Error,
+        problem: io::Error,
     },
     /// Serving as a whole.
     #[error("serving failed: {0}")]
@@ -372,6 +372,17 @@ impl Core {
             new_roots,
             metrics,
         })
+    }
+}
+
+/// Who has it is not told by the system's answer.
+fn taken(address: SocketAddr, problem: &io::Error) -> String {
+    match problem.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            " (`ss -ltnp 'sport = :{}'` shows by whom; stop it, or choose another port)",
+            address.port()
+        ),
+        _ => String::new(),
     }
 }
 

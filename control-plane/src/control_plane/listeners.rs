@@ -44,5 +44,5 @@ async fn bind_tcp(address: Option<SocketAddr>) -> Result<Option<TcpListener>, Ru
         return Ok(None);
     };
     let bound = TcpListener::bind(address).await;
-    bound.map(Some).map_err(|source| RunError::Listen { address, source })
+    bound.map(Some).map_err(|problem| RunError::Listen { address, problem })
 }

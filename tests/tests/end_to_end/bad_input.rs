@@ -75,6 +75,29 @@ fn a_rule_that_can_not_be_enforced_is_refused_not_ignored() {
 }
 
 #[test]
+fn a_port_that_somebody_else_has_is_named_with_what_shows_by_whom() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("control-plane.yaml");
+    let place = folder.path().display();
+    let text = format!(
+        "trustDomain: example.org\nservices: {{}}\nstateDir: {place}/state\nrunDir: {place}/run\nlisten: {address}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let mut command = std::process::Command::new(watchword_tests::binary("watchword-control-plane").unwrap());
+    let finished = command.args(["run", "--config"]).arg(&file).output().unwrap();
+    assert!(!finished.status.success());
+    let said = String::from_utf8_lossy(&[finished.stdout, finished.stderr].concat()).into_owned();
+    let shows = format!("ss -ltnp 'sport = :{}'", address.port());
+    assert!(
+        said.contains(&format!("can't listen on {address}")) && said.contains(&shows),
+        "{said}"
+    );
+    assert_eq!(said.matches("Address already in use").count(), 1, "{said}");
+}
+
+#[test]
 fn a_program_that_does_not_exist_is_named_with_its_service() {
     let file = mesh_file();
     let mesh = fs::read_to_string(file.folder().join("mesh.yaml")).unwrap();

@@ -100,7 +100,10 @@ fn cert_view_of_an_address_shows_a_servers_chain_and_says_that_nobody_verified_i
     server.kill().unwrap();
     server.wait().unwrap();
     assert_eq!(shown[0]["verified"], false);
-    assert_eq!(shown[0]["certificates"], from_file[0]["certificates"]);
+    let seen = &shown[0]["certificates"][0];
+    for key in ["serial", "subject", "key", "names", "not_after"] {
+        assert_eq!(seen[key], told[key], "{key}");
+    }
     assert!(
         text.contains("nothing was verified") && text.contains("CN=somebody"),
         "{text}"

@@ -4,10 +4,10 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use watchword_tests::{altered, binary, without};
+use watchword_tests::{Vault, altered, binary, without};
 
 use super::watchword;
-use crate::apps::{complaint, mesh, mesh_file};
+use crate::apps::{complaint, mesh, mesh_file, mesh_file_with};
 
 fn doctor(changes: &str) -> Output {
     let mut doctor = altered(changes, binary("watchword").unwrap());
@@ -155,6 +155,32 @@ fn doctor_tells_mistakes_of_a_mesh_file_and_what_its_vault_lacks() {
         "can't connect",
         "`curl -k https://127.0.0.1:1/v1/sys/health`",
     );
+}
+
+#[test]
+fn doctor_asks_vault_whether_it_is_sealed_and_what_time_it_is() {
+    let vault = Vault::start().unwrap();
+    let (role_id, secret_id) = vault.app_role(&[]).unwrap();
+    let auth = format!(
+        "{{appRole: {{roleIdFile: {}, secretIdFile: {}}}}}",
+        role_id.display(),
+        secret_id.display()
+    );
+    let file = mesh_file_with(&vault.authority(&auth));
+    let look = || {
+        let mut doctor = watchword();
+        doctor.args(["doctor", "-o", "json", "--mesh-file"]);
+        findings(&doctor.arg(file.folder().join("mesh.yaml")).output().unwrap())
+    };
+    let of = |found: &[Value], check: &str| found.iter().find(|it| it["check"] == check).unwrap().clone();
+    let found = look();
+    assert_eq!(of(&found, "Vault")["state"], "good", "{found:#?}");
+    assert_eq!(of(&found, "Vault's clock")["state"], "good", "{found:#?}");
+    vault.seal().unwrap();
+    let sealed = of(&look(), "Vault");
+    assert_eq!(sealed["state"], "missing");
+    let mend = format!("`vault operator unseal -address={}`", vault.address());
+    assert_eq!(sealed["mend"], mend, "{sealed}");
 }
 
 /// Runs a command on a terminal of its own, and prints what arrives there.
