@@ -25,6 +25,7 @@ use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
+use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
 use crate::tunnels::{Means, Tunnels};
@@ -77,6 +78,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         loads: Arc::default(),
         traces,
         live_tunnels: LiveTunnels::default(),
+        plaintext_room: PlaintextRoom::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
     };

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spiffe::TrustDomain;
-use watchword_policy::Diagnostic;
 use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node, Value};
+use watchword_policy::{Diagnostic, Mode};
 
 use super::agreement::{self, PlacedService};
 use super::{MeshFile, RegistryEntry, authority, service, tracing, trust_bundles, values};
@@ -87,6 +87,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
     let trust_domain = fields
         .required("trustDomain", "where the SPIFFE IDs lie, such as example.org", report)
         .and_then(|node| values::trust_domain(node, report));
+    let mode = optional(&fields, "mode", report, read_mode);
     let certificate_ttl = read_ttl(&fields, report);
     let authority = authority::read(&fields, base, paths, report);
     let trust_bundles = trust_bundles::read(&fields, trust_domain.as_ref(), base, paths, report);
@@ -108,6 +109,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
     Some(MeshFile {
         name: name?,
         trust_domain: trust_domain?,
+        mode: mode?.unwrap_or_default(),
         certificate_ttl: certificate_ttl?,
         authority: authority?,
         trust_bundles: trust_bundles?,
@@ -149,6 +151,16 @@ fn read_name(fields: &Fields<'_>, report: &mut Report) -> Option<String> {
         );
     }
     name
+}
+
+fn read_mode(node: &Node, report: &mut Report) -> Option<Mode> {
+    let expected = "`strict` or `permissive`";
+    let text = node.text(expected, report)?;
+    let mode = Mode::ALL.into_iter().find(|mode| mode.as_str() == text);
+    if mode.is_none() {
+        node.mismatch(expected, report);
+    }
+    mode
 }
 
 fn read_ttl(fields: &Fields<'_>, report: &mut Report) -> Option<Duration> {
@@ -219,13 +231,6 @@ fn collect_services(services: Vec<PlacedService>, paths: &mut Vec<NamedPath>) ->
 
 /// What the schema has and this version can't do yet.
 fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
-    choice(
-        fields,
-        "mode",
-        &["strict", "permissive"],
-        "every service needs a sidecar: use `strict`",
-        report,
-    );
     let instead = "only what is a service of the mesh can be reached: use `deny`";
     choice(fields, "egressMode", &["deny", "audit", "allow"], instead, report);
     let instead = "leave it out, and make what has to be reached a service of the mesh";

@@ -24,6 +24,7 @@ const KEYS: &[&str] = &[
     "healthy",
     "peer",
     "endpoints",
+    "addresses",
     "virtualAddresses",
 ];
 /// Keys that say how a program is run.
@@ -54,23 +55,14 @@ pub(super) fn read(
         node.integer(1..=MAX_REPLICAS, "a number", report)
     });
     let user = optional(&fields, "user", report, read_user);
-    let healthy = optional(&fields, "healthy", report, |node, report| {
-        let fields = node.fields("`healthy`", &["port"], report)?;
-        let port = fields.required(
-            "port",
-            "the port that accepts connections once the service is up",
-            report,
-        )?;
-        values::port(port, report)
-    });
+    let healthy = optional(&fields, "healthy", report, read_healthy);
     let endpoints = list(&fields, "endpoints", "IP:PORT", report, read_endpoint);
-    let virtual_addresses = list(
-        &fields,
-        "virtualAddresses",
-        "IP addresses",
-        report,
-        read_virtual_address,
-    );
+    let addresses = list(&fields, "addresses", "IP addresses", report, |node, report| {
+        read_address(node, "the address of one machine", report)
+    });
+    let virtual_addresses = list(&fields, "virtualAddresses", "IP addresses", report, |node, report| {
+        read_address(node, "an address that can stand for a service", report)
+    });
     let peer = optional(&fields, "peer", report, read_peer);
     let (ports, endpoints) = (ports?.unwrap_or_default(), endpoints?);
     report_undeclared(&endpoints, &ports, report);
@@ -79,6 +71,7 @@ pub(super) fn read(
         name_at,
         directory_at: fields.optional("directory").map(|node| node.at),
         endpoints_at: endpoints.iter().map(|(_, at)| *at).collect(),
+        addresses_at: addresses.iter().flatten().map(|(_, at)| *at).collect(),
         virtual_addresses_at: virtual_addresses.iter().flatten().map(|(_, at)| *at).collect(),
         service: Service {
             name: name?.to_owned(),
@@ -91,6 +84,7 @@ pub(super) fn read(
             user: user?,
             healthy: healthy?,
             endpoints: endpoints.into_iter().map(|(address, _)| address).collect(),
+            addresses: addresses?.into_iter().map(|(address, _)| address).collect(),
             virtual_addresses: virtual_addresses?.into_iter().map(|(address, _)| address).collect(),
             peer: peer?.unwrap_or_default(),
         },
@@ -113,8 +107,8 @@ fn runs_here(fields: &Fields<'_>, report: &mut Report) -> Option<bool> {
             return None;
         }
         (Some(_), None) => (
-            &["virtualAddresses"],
-            "goes with `endpoints`: a service with `run` gets virtual addresses by itself",
+            &["virtualAddresses", "addresses"],
+            "goes with `endpoints`: a service with `run` gets addresses by itself",
         ),
         (None, Some(_)) => (
             WITH_RUN,
@@ -179,6 +173,12 @@ fn read_env(node: &Node, report: &mut Report) -> Option<BTreeMap<String, String>
         })
         .collect();
     variables.into_iter().collect()
+}
+
+fn read_healthy(node: &Node, report: &mut Report) -> Option<u16> {
+    let fields = node.fields("`healthy`", &["port"], report)?;
+    let hint = "the port that accepts connections once the service is up";
+    values::port(fields.required("port", hint, report)?, report)
 }
 
 fn read_peer(node: &Node, report: &mut Report) -> Option<PeerKind> {
@@ -253,10 +253,10 @@ fn read_endpoint(node: &Node, report: &mut Report) -> Option<(SocketAddr, Positi
     Some((address, node.at))
 }
 
-fn read_virtual_address(node: &Node, report: &mut Report) -> Option<(IpAddr, Position)> {
+fn read_address(node: &Node, expected: &str, report: &mut Report) -> Option<(IpAddr, Position)> {
     let address = values::ip_address(node, report)?;
     if !values::is_host(address) || address.is_loopback() {
-        node.mismatch("an address that can stand for a service", report);
+        node.mismatch(expected, report);
         return None;
     }
     Some((address, node.at))

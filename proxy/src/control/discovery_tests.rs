@@ -82,6 +82,7 @@ fn policies(name: &str, schema: u32) -> Option<Resource> {
     Some(Resource::Policies(PolicySet {
         schema,
         policies: vec![policy],
+        ..Default::default()
     }))
 }
 

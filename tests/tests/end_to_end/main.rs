@@ -24,6 +24,7 @@ mod leftovers;
 mod live;
 mod load;
 mod needs_root;
+mod permissive;
 mod reload;
 mod strangers;
 mod tunnels;
