@@ -11,7 +11,7 @@ use watchword_benches::rules::{
 };
 use watchword_identity::SpiffeId;
 use watchword_policy::path::normalise;
-use watchword_policy::{Call, Policy, PolicySet, Protocol, Reason, Request};
+use watchword_policy::{Call, Policy, PolicySet, Principal, Protocol, Reason, Request};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 
@@ -75,7 +75,7 @@ fn many_callers(criterion: &mut Criterion) {
 
 type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
-fn in_turn(group: &mut Group<'_>, name: &str, set: &PolicySet, pairs: Vec<(SpiffeId, SpiffeId)>) {
+fn in_turn(group: &mut Group<'_>, name: &str, set: &PolicySet, pairs: Vec<(SpiffeId, Principal)>) {
     let calls = || {
         pairs.iter().map(|(service, peer)| Call {
             service,
@@ -131,11 +131,11 @@ fn requests_in_turn(
     group: &mut Group<'_>,
     name: &str,
     (set, protocol): (&PolicySet, Protocol),
-    asked: Vec<(SpiffeId, String)>,
+    asked: Vec<(Principal, String)>,
 ) {
     let orders = id(ORDERS);
     let headers = http::HeaderMap::new();
-    let decide = |(peer, path): &(SpiffeId, String)| {
+    let decide = |(peer, path): &(Principal, String)| {
         let call = Call {
             service: &orders,
             peer,

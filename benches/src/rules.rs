@@ -4,7 +4,7 @@
 //! exactly one rule, which is a rule of its own; [`stranger`] by none.
 
 use watchword_identity::SpiffeId;
-use watchword_policy::{GrpcMatch, HttpMatch, IdPattern, Policy, Requests, Rule};
+use watchword_policy::{Callers, GrpcMatch, HttpMatch, IdPattern, Policy, Principal, Requests, Rule};
 
 use crate::mesh::{ORDERS, id};
 
@@ -80,14 +80,14 @@ pub fn service(number: usize) -> SpiffeId {
 
 /// A caller whom one rule allows.
 #[must_use]
-pub fn caller(number: usize) -> SpiffeId {
-    id(&caller_id(number))
+pub fn caller(number: usize) -> Principal {
+    Principal::Workload(id(&caller_id(number)))
 }
 
 /// A caller whom no rule allows.
 #[must_use]
-pub fn stranger() -> SpiffeId {
-    id("spiffe://example.org/lab/somebody")
+pub fn stranger() -> Principal {
+    Principal::Workload(id("spiffe://example.org/lab/somebody"))
 }
 
 /// `0..count`, each once, far from the order in which it was stored. `count`
@@ -103,7 +103,7 @@ fn caller_id(number: usize) -> String {
 fn rule(number: usize) -> Rule {
     Rule {
         name: format!("rule-{number}"),
-        from: vec![pattern(&caller_id(number))],
+        from: vec![callers(&caller_id(number))],
         ports: vec![PORT],
         requests: Requests::All,
     }
@@ -111,7 +111,7 @@ fn rule(number: usize) -> Rule {
 
 fn rule_for(number: usize, of_caller: usize, requests: Requests) -> Rule {
     Rule {
-        from: vec![pattern(&caller_id(of_caller))],
+        from: vec![callers(&caller_id(of_caller))],
         requests,
         ..rule(number)
     }
@@ -132,7 +132,7 @@ fn one_policy(rules: impl Iterator<Item = Rule>) -> Vec<Policy> {
 fn policy(name: &str, service: &str, allow: Vec<Rule>) -> Policy {
     let nobody = Rule {
         name: "not from the lab".to_owned(),
-        from: vec![pattern("spiffe://example.org/lab/*")],
+        from: vec![callers("spiffe://example.org/lab/*")],
         ports: Vec::new(),
         requests: Requests::All,
     };
@@ -143,6 +143,10 @@ fn policy(name: &str, service: &str, allow: Vec<Rule>) -> Policy {
         deny: vec![nobody],
         audit: false,
     }
+}
+
+fn callers(text: &str) -> Callers {
+    Callers::Workloads(pattern(text))
 }
 
 fn pattern(text: &str) -> IdPattern {

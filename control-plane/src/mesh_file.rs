@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use spiffe::{SpiffeId, TrustDomain};
 use watchword_identity::Bundle;
 use watchword_policy::diagnostic::Position;
-use watchword_policy::{Diagnostic, MeshContext};
+use watchword_policy::{Diagnostic, MeshContext, Mode};
 
 pub use authority::{AuthorityChoice, CertificateFiles, VaultAddress, VaultAuth, VaultSettings};
 pub(crate) use policy_files::watched_files;
@@ -46,6 +46,8 @@ pub struct MeshFile {
     pub name: String,
     /// Where all SPIFFE IDs of the mesh lie.
     pub trust_domain: TrustDomain,
+    /// Whether callers without an identity are judged, or refused.
+    pub mode: Mode,
     /// How long an SVID is valid: 2 s to 24 h, by default 1 h.
     pub certificate_ttl: Duration,
     /// What signs.
@@ -103,6 +105,8 @@ pub struct Service {
     /// Where it runs, address by address and port by port. No two services
     /// share one.
     pub endpoints: Vec<SocketAddr>,
+    /// Where it runs and serves no port.
+    pub addresses: Vec<IpAddr>,
     /// Addresses that stand for all endpoints. No two services share one.
     pub virtual_addresses: Vec<IpAddr>,
     /// What answers there.
@@ -191,6 +195,7 @@ impl MeshFile {
             partners,
             services,
             registry: self.registry.iter().map(|entry| entry.id.clone()).collect(),
+            mode: self.mode,
         }
     }
 }

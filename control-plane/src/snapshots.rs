@@ -12,9 +12,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use watchword_identity::{Bundle, SpiffeId};
-use watchword_policy::Policy;
 use watchword_proto::directory::{Directory, Endpoint, Service};
-use watchword_proto::{bundle_to_proto, control, policy_set_to_proto};
+use watchword_proto::{Policies, bundle_to_proto, control, policy_set_to_proto};
 
 use crate::mesh_file;
 use crate::mesh_watch::LoadedMesh;
@@ -96,7 +95,7 @@ impl Roots {
 pub struct View {
     roots: Roots,
     bundle: Numbered<control::Bundle>,
-    policies: Numbered<Vec<Policy>>,
+    policies: Numbered<Policies>,
     directory: Numbered<control::Directory>,
 }
 
@@ -131,12 +130,9 @@ impl View {
         match kind {
             Kind::Bundle => Resource::Bundle(self.bundle.content.as_ref().clone()),
             Kind::Policies => {
-                let of_subscriber = self
-                    .policies
-                    .content
-                    .iter()
-                    .filter(|policy| policy.service.matches(subscriber));
-                Resource::Policies(policy_set_to_proto(of_subscriber))
+                let Policies { mode, policies } = self.policies.content.as_ref();
+                let of_subscriber = policies.iter().filter(|policy| policy.service.matches(subscriber));
+                Resource::Policies(policy_set_to_proto(*mode, of_subscriber))
             }
             Kind::Directory => Resource::Directory(self.directory.content.as_ref().clone()),
         }
@@ -146,8 +142,8 @@ impl View {
 /// What the mesh file, its policies and its trust bundles have to tell.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
-    /// Who may call.
-    pub policies: Vec<Policy>,
+    /// Who may call, and in which mode.
+    pub policies: Policies,
     /// Who lives where.
     pub directory: Directory,
     /// The roots of other trust domains.
@@ -157,7 +153,10 @@ pub struct Told {
 impl From<&LoadedMesh> for Told {
     fn from(loaded: &LoadedMesh) -> Self {
         Self {
-            policies: loaded.policies.policies.clone(),
+            policies: Policies {
+                mode: loaded.mesh.mode,
+                policies: loaded.policies.policies.clone(),
+            },
             directory: directory(&loaded.mesh),
             partners: loaded.partners.clone(),
         }
@@ -260,6 +259,9 @@ fn service(service: &mesh_file::Service) -> Service {
         if !ports.contains(&endpoint.port()) {
             ports.push(endpoint.port());
         }
+    }
+    for address in &service.addresses {
+        by_address.entry(address.to_canonical()).or_default();
     }
     let endpoints = by_address.into_iter().map(|(address, ports)| Endpoint {
         address,

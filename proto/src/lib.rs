@@ -15,7 +15,7 @@ pub mod workload_api;
 
 pub use bundle::{bundle_from_proto, bundle_to_proto};
 pub use payload::{PayloadError, decode_payload, encode_payload};
-pub use policies::{POLICY_SCHEMA, policies_from_proto, policy_set_to_proto};
+pub use policies::{POLICY_SCHEMA, Policies, policies_from_proto, policy_set_to_proto};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated {
@@ -30,9 +30,9 @@ pub mod control {
     pub use crate::generated::watchword::v1::identity_server::{Identity, IdentityServer};
     pub use crate::generated::watchword::v1::{
         Ack, AttestRequest, Bundle, Directory, EgressEntry, EgressMode, Endpoint, GrpcMatch, GrpcMatches, HeaderMatch,
-        Hello, HttpMatch, HttpMatches, IssueForWorkloadRequest, IssueResponse, Nack, Peer, Policy, PolicySet, Port,
-        Protocol, RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots, attest_request,
-        header_match, rule, snapshot_update, subscribe_request,
+        Hello, HttpMatch, HttpMatches, IssueForWorkloadRequest, IssueResponse, Mode, Nack, Peer, Policy, PolicySet,
+        Port, Protocol, RenewRequest, Rule, Service, SnapshotUpdate, SubscribeRequest, TrustDomainRoots,
+        attest_request, header_match, rule, snapshot_update, subscribe_request,
     };
 }
 

@@ -8,21 +8,35 @@ mod requests;
 
 use std::collections::HashSet;
 
-use watchword_policy::{IdPattern, MAX_NAME, MAX_RULE_WEIGHT, MAX_SET_WEIGHT, Policy, Requests, Rule, is_name};
+use watchword_policy::{
+    Callers, IdPattern, MAX_NAME, MAX_RULE_WEIGHT, MAX_SET_WEIGHT, Mode, Policy, Requests, Rule, is_name,
+};
 
 use crate::{InvalidMessage, control};
 
 /// The newest schema that this build writes and understands. 2 added
-/// `requests` to rules.
-pub const POLICY_SCHEMA: u32 = 2;
+/// `requests` to rules, 3 the permissive mode.
+pub const POLICY_SCHEMA: u32 = 3;
+
+/// The schema of policies with `requests` for a mesh in strict mode.
+const WITH_REQUESTS: u32 = 2;
 
 /// The schema of policies without `requests`.
 const WITHOUT_REQUESTS: u32 = 1;
 
+/// The policies that a workload is told, and the mode that they are for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// Of the mesh.
+    pub mode: Mode,
+    /// In the order of the files.
+    pub policies: Vec<Policy>,
+}
+
 /// Policies as they go over the wire, in the oldest schema that can say them,
 /// so that an older proxy goes on working where nothing is asked of it that it
 /// does not know.
-pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> control::PolicySet {
+pub fn policy_set_to_proto<'a>(mode: Mode, policies: impl IntoIterator<Item = &'a Policy>) -> control::PolicySet {
     let policies: Vec<control::Policy> = policies
         .into_iter()
         .map(|policy| control::Policy {
@@ -33,12 +47,16 @@ pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -
             audit: policy.audit,
         })
         .collect();
-    let schema = if policies.iter().any(asks_for_requests) {
-        POLICY_SCHEMA
-    } else {
-        WITHOUT_REQUESTS
+    let schema = match mode {
+        Mode::Permissive => POLICY_SCHEMA,
+        Mode::Strict if policies.iter().any(asks_for_requests) => WITH_REQUESTS,
+        Mode::Strict => WITHOUT_REQUESTS,
     };
-    control::PolicySet { schema, policies }
+    control::PolicySet {
+        schema,
+        policies,
+        mode: control::Mode::from(mode).into(),
+    }
 }
 
 /// Policies that came over the wire.
@@ -46,7 +64,7 @@ pub fn policy_set_to_proto<'a>(policies: impl IntoIterator<Item = &'a Policy>) -
 /// # Errors
 /// When the schema is newer than this build or not said, or a rule can't be
 /// understood.
-pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, InvalidMessage> {
+pub fn policies_from_proto(message: control::PolicySet) -> Result<Policies, InvalidMessage> {
     if message.schema == 0 {
         return Err(InvalidMessage::new("schema", "none is given"));
     }
@@ -60,6 +78,12 @@ pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, I
     if message.schema == WITHOUT_REQUESTS && message.policies.iter().any(asks_for_requests) {
         return Err(InvalidMessage::new("schema", "1 has no `http` and no `grpc`"));
     }
+    let mode = match control::Mode::try_from(message.mode) {
+        Ok(control::Mode::Unspecified | control::Mode::Strict) => Mode::Strict,
+        Ok(control::Mode::Permissive) if message.schema >= POLICY_SCHEMA => Mode::Permissive,
+        Ok(control::Mode::Permissive) => return Err(InvalidMessage::new("schema", "only 3 has a permissive mode")),
+        Err(_) => return Err(InvalidMessage::new("mode", "unknown mode")),
+    };
     let policies: Vec<Policy> = message
         .policies
         .into_iter()
@@ -74,7 +98,26 @@ pub fn policies_from_proto(message: control::PolicySet) -> Result<Vec<Policy>, I
         let problem = format!("{weight} combinations of caller, port and request, above {MAX_SET_WEIGHT}");
         return Err(InvalidMessage::new("policies", problem));
     }
-    Ok(policies)
+    let means_anybody = |rule: &Rule| rule.from.contains(&Callers::Unauthenticated);
+    let mut rules = policies
+        .iter()
+        .flat_map(|policy| policy.allow.iter().chain(&policy.deny));
+    if mode == Mode::Strict && rules.any(means_anybody) {
+        return Err(InvalidMessage::new(
+            "policies",
+            "`unauthenticated` calls in permissive mode only",
+        ));
+    }
+    Ok(Policies { mode, policies })
+}
+
+impl From<Mode> for control::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Strict => Self::Strict,
+            Mode::Permissive => Self::Permissive,
+        }
+    }
 }
 
 fn asks_for_requests(policy: &control::Policy) -> bool {
@@ -103,7 +146,7 @@ fn policy_from_proto(message: control::Policy) -> Result<Policy, InvalidMessage>
 fn rule_to_proto(rule: &Rule) -> control::Rule {
     control::Rule {
         name: rule.name.to_string(),
-        from: rule.from.iter().map(IdPattern::to_string).collect(),
+        from: rule.from.iter().map(Callers::to_string).collect(),
         ports: rule.ports.iter().copied().map(u32::from).collect(),
         requests: requests::to_proto(&rule.requests),
     }
@@ -118,7 +161,7 @@ fn rule_from_proto(message: control::Rule, policy: &str) -> Result<Rule, Invalid
     let from = message
         .from
         .iter()
-        .map(|text| pattern(text, &field))
+        .map(|text| text.parse().map_err(|error| InvalidMessage::new(&field, error)))
         .collect::<Result<_, _>>()?;
     let ports = message
         .ports

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::Notify;
 use watchword_daemon::Clock;
-use watchword_policy::Protocol;
+use watchword_policy::{Protocol, UNAUTHENTICATED};
 
 use crate::ended::{Ended, Verdict};
 use crate::log_limit::{Line, LogLimit};
@@ -317,7 +317,8 @@ impl Connection {
 
     /// The access log: one line per connection.
     fn log(&self, ended: &Ended) {
-        let is_strangers = self.direction == Direction::Inbound && self.peer.is_empty();
+        let proved_nothing = self.peer.is_empty() || (self.peer == UNAUTHENTICATED && ended.result != "ok");
+        let is_strangers = self.direction == Direction::Inbound && proved_nothing;
         if is_strangers && !self.connections.may_write_of_stranger() {
             return;
         }

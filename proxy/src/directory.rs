@@ -113,6 +113,11 @@ impl DirectoryIndex {
         endpoints.is_some_and(|endpoints| matches!(&endpoints[..], [only] if only.id == *id))
     }
 
+    /// Whether the address is one of the mesh's workloads or services.
+    pub(crate) fn knows(&self, address: IpAddr) -> bool {
+        self.known.contains(&address.to_canonical())
+    }
+
     /// Whether anything is listed there.
     pub(crate) fn has(&self, address: SocketAddr) -> bool {
         self.by_address.contains_key(&address)

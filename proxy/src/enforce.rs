@@ -51,6 +51,12 @@ impl Question {
         }
     }
 
+    /// Whether the connection would be let in now; nobody counts it.
+    pub(crate) fn would_be_admitted(&self) -> bool {
+        self.policies()
+            .is_ok_and(|policies| policies.decide(&self.call()).is_allowed())
+    }
+
     /// The same about one request on it.
     pub(crate) fn decide(&self, facts: &Facts) -> Result<Decision, Refusal> {
         let policies = self.policies()?;

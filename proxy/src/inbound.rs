@@ -1,9 +1,11 @@
 //! The story of a connection that comes to the workload: where it was going,
 //! and who calls. What then comes on the tunnel, stream by stream, is told in
 //! [`stream`]; a call of a program that does its own TLS in [`foreign`], one of
-//! the workload to itself in [`to_self`].
+//! the workload to itself in [`to_self`], and in permissive mode one of who has no
+//! identity in [`plaintext`].
 
 mod foreign;
+mod plaintext;
 mod single;
 mod stream;
 mod to_self;
@@ -57,6 +59,11 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         dialled,
         is_itself: false,
     };
+    if mesh.snapshots.may_be_plaintext(from.ip()) {
+        let heard = Box::pin(plaintext::serve_unless_tls(mesh, stream, &ends, connection)).await;
+        let Some(tls) = heard else { return };
+        (stream, connection) = tls;
+    }
     let (accepted, generation) = match Box::pin(shake_hands(mesh, stream, &ends)).await {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),

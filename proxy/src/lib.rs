@@ -31,6 +31,7 @@ mod log_limit;
 mod mesh;
 mod on_wake;
 mod outbound;
+mod plaintext_room;
 mod refusal;
 mod relay;
 pub mod run;

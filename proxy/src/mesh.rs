@@ -16,6 +16,7 @@ use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
+use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::tunnels::Tunnels;
 
@@ -32,6 +33,7 @@ pub(crate) struct Mesh {
     /// Of one worker.
     pub(crate) handshakes: Handshakes,
     pub(crate) live_tunnels: LiveTunnels,
+    pub(crate) plaintext_room: PlaintextRoom,
     pub(crate) tunnels: Tunnels,
     pub(crate) app_pool: AppPool,
     pub(crate) loads: Arc<Loads>,

@@ -31,6 +31,7 @@ impl Refusal {
         let why = match decision.reason {
             PolicyReason::DenyRule => Why::DenyRule,
             PolicyReason::NoPolicy => Why::NoPolicy,
+            PolicyReason::StrictMode => Why::StrictMode,
             _ => Why::NoAllowRule,
         };
         Self {
@@ -58,6 +59,7 @@ pub(crate) enum Why {
     DenyRule,
     NoAllowRule,
     NoPolicy,
+    StrictMode,
     NotReady,
     NotCaptured,
     NotLocal,
@@ -73,6 +75,7 @@ impl Why {
             Self::DenyRule => "deny-rule",
             Self::NoAllowRule => "no-allow-rule",
             Self::NoPolicy => "no-policy",
+            Self::StrictMode => "strict-mode",
             Self::NotReady => "not-ready",
             Self::NotCaptured => "not-captured",
             Self::NotLocal => "not-local",
@@ -91,7 +94,9 @@ impl Why {
             Self::NoPolicy => Reason::NoPolicy,
             Self::NotReady | Self::NoIdentity => Reason::NotReady,
             Self::PortNotDeclared => Reason::PortNotDeclared,
-            Self::NotCaptured | Self::NotLocal | Self::UnlistedMeshAddress | Self::Egress => Reason::Unspecified,
+            Self::StrictMode | Self::NotCaptured | Self::NotLocal | Self::UnlistedMeshAddress | Self::Egress => {
+                Reason::Unspecified
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
 use crate::mesh::Mesh;
+use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::telemetry::{self, Telemetry};
 use crate::tunnels::{Means, Tunnels};
@@ -84,6 +85,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         traces,
         canary: Canary::new(),
         live_tunnels: LiveTunnels::default(),
+        plaintext_room: PlaintextRoom::default(),
         shutdown: shutdown.clone(),
         drain: Duration::from_secs(config.drain_seconds.into()),
     };

@@ -1,12 +1,13 @@
 //! What the control plane last told us, immutable and swapped whole. A
 //! connection takes what it needs at its start, and is told of changes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
-use watchword_policy::{Policy, PolicySet, Protocol};
+use watchword_policy::{Mode, PolicySet, Protocol};
+use watchword_proto::Policies;
 
 use crate::directory::{DirectoryIndex, Found};
 use crate::refusal::{Refusal, Why};
@@ -55,9 +56,19 @@ impl Snapshots {
         self.policy_names.load_full()
     }
 
-    pub(crate) fn set_policies(&self, policies: Vec<Policy>) {
+    /// Whether who calls from there may do so in plaintext: in permissive mode
+    /// those who are not of the mesh.
+    pub(crate) fn may_be_plaintext(&self, source: IpAddr) -> bool {
+        let is_permissive = self
+            .policies()
+            .is_some_and(|policies| policies.mode() == Mode::Permissive);
+        is_permissive && self.directory().is_some_and(|directory| !directory.knows(source))
+    }
+
+    pub(crate) fn set_policies(&self, Policies { mode, policies }: Policies) {
         let names = policies.iter().map(|policy| policy.name.to_string()).collect();
-        self.policies.store(Some(Arc::new(PolicySet::new(policies))));
+        self.policies
+            .store(Some(Arc::new(PolicySet::new(policies).in_mode(mode))));
         self.policy_names.store(Some(Arc::new(names)));
         self.policies_changed.send_modify(|count| *count += 1);
     }

@@ -7,17 +7,18 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use watchword_identity::SpiffeId;
+use watchword_policy::Principal;
 
 use crate::ended::Verdict;
 use crate::http::app_pool::AppKey;
 use crate::mesh::Mesh;
 
-/// An authenticated caller and where it called.
+/// A caller and where it called.
 pub(crate) struct Visitor {
     pub(crate) mesh: Mesh,
     pub(crate) from: SocketAddr,
     pub(crate) dialled: SocketAddr,
-    pub(crate) peer: SpiffeId,
+    pub(crate) peer: Principal,
     pub(crate) own: SpiffeId,
     /// As text, which each request needs: who calls and who is called.
     pub(crate) peer_text: String,
@@ -25,7 +26,7 @@ pub(crate) struct Visitor {
     /// For metrics.
     pub(crate) peer_label: Arc<str>,
     /// SHA-256 of the leaf that the caller proved.
-    leaf: [u8; 32],
+    leaf: Option<[u8; 32]>,
     client_cert: OnceLock<Option<HeaderValue>>,
     /// The workload calls itself.
     pub(crate) is_itself: bool,
@@ -40,6 +41,15 @@ pub(crate) struct Ends {
 
 impl Visitor {
     pub(crate) fn new(mesh: Mesh, ends: &Ends, (peer, own): (SpiffeId, SpiffeId), leaf: [u8; 32]) -> Self {
+        Self::with(mesh, ends, (Principal::Workload(peer), own), Some(leaf))
+    }
+
+    /// One that has proved nothing.
+    pub(crate) fn unauthenticated(mesh: Mesh, ends: &Ends, own: SpiffeId) -> Self {
+        Self::with(mesh, ends, (Principal::Unauthenticated, own), None)
+    }
+
+    fn with(mesh: Mesh, ends: &Ends, (peer, own): (Principal, SpiffeId), leaf: Option<[u8; 32]>) -> Self {
         let peer_text = peer.to_string();
         Self {
             peer_label: mesh.connections.telemetry().peer_label(&peer_text).into(),
@@ -59,7 +69,8 @@ impl Visitor {
     /// Whether caller and called are of one trust domain, and may know each
     /// other's policies.
     pub(crate) fn is_of_our_domain(&self) -> bool {
-        self.peer.trust_domain() == self.own.trust_domain()
+        let peer = self.peer.id();
+        peer.is_some_and(|peer| peer.trust_domain() == self.own.trust_domain())
     }
 
     /// What it asked for was denied, or, with `audit`, would have been. To be
@@ -80,9 +91,10 @@ impl Visitor {
 
     /// The value of `x-forwarded-client-cert`: who was called, the hash of the
     /// caller's leaf, and who called (Envoy, "x-forwarded-client-cert").
+    /// Nothing of who proved nothing.
     pub(crate) fn client_cert(&self) -> Option<&HeaderValue> {
         let form = || {
-            let hash: String = self.leaf.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash: String = self.leaf?.iter().map(|byte| format!("{byte:02x}")).collect();
             // A SPIFFE ID has none of the characters that would need quotes.
             HeaderValue::try_from(format!("By={};Hash={hash};URI={}", self.own_text, self.peer_text)).ok()
         };

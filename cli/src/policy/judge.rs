@@ -6,7 +6,9 @@ use std::fmt;
 use serde::Serialize;
 use watchword_control_plane::mesh_file::{MeshFile, load_policy_files};
 use watchword_policy::path::{PathError, normalise};
-use watchword_policy::{Call, Decision, Denial, Diagnostic, Gate, MeshContext, PolicySet, Protocol, Reason, Request};
+use watchword_policy::{
+    Call, Decision, Denial, Diagnostic, Gate, MeshContext, Mode, PolicySet, Protocol, Reason, Request,
+};
 
 use super::Files;
 use super::question::{Question, Sent};
@@ -71,7 +73,8 @@ impl Judge {
         let mesh = mesh.map(|mesh| mesh.policy_context());
         let loaded = load_policy_files(&files.paths, mesh.as_ref())?;
         Ok(Self {
-            policies: PolicySet::new(loaded.policies),
+            // Who asks without a mesh file means one that has such callers.
+            policies: PolicySet::new(loaded.policies).in_mode(mesh.as_ref().map_or(Mode::Permissive, |mesh| mesh.mode)),
             mesh,
             warnings: loaded.warnings,
         })
@@ -244,6 +247,7 @@ pub(super) fn because(reason: Reason, policy: Option<&str>, rule: Option<&str>) 
         Reason::AllowRule | Reason::DenyRule => format!("by {by}"),
         Reason::NoAllowRule => format!("by {by}: no allow rule matches"),
         Reason::NoPolicy => "because no policy protects the service".to_owned(),
+        Reason::StrictMode => "because the mesh is in strict mode, where who has no SPIFFE ID is refused".to_owned(),
         Reason::AuditOnly => format!("because all policies of the service are audit policies: {by}"),
     }
 }

@@ -6,14 +6,14 @@
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use spiffe::SpiffeId;
-use watchword_policy::{GrpcMethod, GrpcService, Protocol, parse_workload_id};
+use watchword_policy::{GrpcMethod, GrpcService, Principal, Protocol, parse_workload_id};
 
 /// The flags of `policy explain`.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Who calls: a SPIFFE ID
-    #[arg(long, value_name = "ID", value_parser = parse_workload_id)]
-    from: SpiffeId,
+    /// Who calls: a SPIFFE ID, or `unauthenticated` (who has none, in permissive mode)
+    #[arg(long, value_name = "ID")]
+    from: Principal,
     /// Who is called: a SPIFFE ID
     #[arg(long, value_name = "ID", value_parser = parse_workload_id)]
     to: SpiffeId,
@@ -43,7 +43,7 @@ pub(crate) struct Flags {
 /// What is to be decided.
 #[derive(Debug, PartialEq)]
 pub(super) struct Question {
-    pub(super) from: SpiffeId,
+    pub(super) from: Principal,
     pub(super) to: SpiffeId,
     pub(super) port: u16,
     /// As it was given.

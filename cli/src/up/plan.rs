@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     /// Without `spiffe://`.
     pub(crate) trust_domain: String,
+    /// As in the mesh file.
+    pub(crate) mode: String,
     /// The mesh folder.
     pub(crate) folder: PathBuf,
     /// The folder of all mesh folders, which apps do not see.
@@ -126,6 +128,8 @@ pub(crate) struct PlannedService {
     pub(crate) virtual_addresses: Vec<IpAddr>,
     /// Its replicas' addresses, with each port.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// Its replicas' addresses.
+    pub(crate) addresses: Vec<IpAddr>,
     /// Its programs do their own mutual TLS.
     pub(crate) is_foreign: bool,
 }
@@ -260,6 +264,7 @@ impl Plan {
         let plan = Self {
             name: mesh.name.clone(),
             trust_domain: mesh.trust_domain.as_str().to_owned(),
+            mode: mesh.mode.as_str().to_owned(),
             folder,
             base: machine.base,
             root: users.root(),
@@ -478,8 +483,9 @@ fn publisher(mesh: &MeshFile, services: &[PlannedService], addresses: Vec<IpAddr
 }
 
 fn planned(service: &Service, virtual_addresses: Vec<IpAddr>, replicas: &[Replica]) -> PlannedService {
-    let addresses = replicas.iter().flat_map(|replica| &replica.addresses);
+    let addresses: Vec<IpAddr> = replicas.iter().flat_map(|replica| replica.addresses.clone()).collect();
     let endpoints = addresses
+        .iter()
         .flat_map(|address| service.ports.keys().map(|port| SocketAddr::new(*address, *port)))
         .collect();
     PlannedService {
@@ -492,6 +498,7 @@ fn planned(service: &Service, virtual_addresses: Vec<IpAddr>, replicas: &[Replic
             .collect(),
         virtual_addresses,
         endpoints,
+        addresses,
         is_foreign: service.peer == PeerKind::Mtls,
     }
 }

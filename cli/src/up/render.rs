@@ -98,6 +98,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
             "id": service.spiffe_id,
             "ports": ports.collect::<serde_json::Map<_, _>>(),
             "endpoints": service.endpoints,
+            "addresses": service.addresses,
             "virtualAddresses": service.virtual_addresses,
             "peer": if service.is_foreign { "mtls" } else { "watchword" },
         });
@@ -106,6 +107,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Value {
     json!({
         "name": plan.name,
         "trustDomain": plan.trust_domain,
+        "mode": plan.mode,
         "certificates": {"ttl": format!("{}s", plan.certificate_ttl_seconds)},
         "authority": plan.authority,
         "trustBundles": plan.trust_bundles,

@@ -38,11 +38,17 @@ pub(super) fn plan(ipv6: bool) -> Plan {
             .flat_map(|replica| &replica.addresses)
             .map(|address: &IpAddr| SocketAddr::new(*address, 8080))
             .collect(),
+        addresses: replicas
+            .iter()
+            .filter(|replica| replica.service == name)
+            .flat_map(|replica| replica.addresses.clone())
+            .collect(),
         is_foreign: false,
     };
     Plan {
         name: "shop".to_owned(),
         trust_domain: "example.org".to_owned(),
+        mode: "strict".to_owned(),
         folder: PathBuf::from("/run/watchword/shop"),
         base: PathBuf::from("/run/watchword"),
         root: true,

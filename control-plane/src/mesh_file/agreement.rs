@@ -18,6 +18,7 @@ pub(super) struct PlacedService {
     pub(super) directory_at: Option<Position>,
     /// Index by index as in the service.
     pub(super) endpoints_at: Vec<Position>,
+    pub(super) addresses_at: Vec<Position>,
     pub(super) virtual_addresses_at: Vec<Position>,
     pub(super) publish_at: Vec<(SocketAddr, Position)>,
 }
@@ -81,6 +82,15 @@ fn check_addresses<'s>(services: impl Iterator<Item = &'s PlacedService> + Clone
             }
         }
     }
+    for placed in services.clone() {
+        let name = placed.service.name.as_str();
+        for (address, at) in placed.service.addresses.iter().zip(&placed.addresses_at) {
+            if let Some(other) = machines.insert(*address, name).filter(|other| *other != name) {
+                let message = format!("{address} is an address of service `{other}` already: keep one");
+                report.error(*at, message);
+            }
+        }
+    }
     let mut virtual_addresses: HashMap<IpAddr, &str> = HashMap::new();
     for placed in services {
         let name = placed.service.name.as_str();
@@ -95,8 +105,7 @@ fn check_addresses<'s>(services: impl Iterator<Item = &'s PlacedService> + Clone
                 report.error(*at, message);
             }
             if let Some(other) = machines.get(address) {
-                let message =
-                    format!("{address} is an endpoint of service `{other}`, so it can't be a virtual address");
+                let message = format!("{address} is an address of service `{other}`, so it can't be a virtual address");
                 report.error(*at, message);
             }
         }

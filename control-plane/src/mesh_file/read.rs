@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spiffe::TrustDomain;
-use watchword_policy::Diagnostic;
 use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node};
+use watchword_policy::{Diagnostic, Mode};
 
 use super::agreement::{self, PlacedService};
 use super::{MeshFile, RegistryEntry, authority, egress, service, tracing, trust_bundles, values};
@@ -82,11 +82,11 @@ pub(super) fn read(file: &str, text: &str, base: &Path) -> Result<(MeshFile, Vec
 
 fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut Report) -> Option<MeshFile> {
     let fields = node.fields("a mesh file", KEYS, report)?;
-    report_unsupported(&fields, report);
     let name = read_name(&fields, report);
     let trust_domain = fields
         .required("trustDomain", "where the SPIFFE IDs lie, such as example.org", report)
         .and_then(|node| values::trust_domain(node, report));
+    let mode = optional(&fields, "mode", report, read_mode);
     let certificate_ttl = read_ttl(&fields, report);
     let authority = authority::read(&fields, base, paths, report);
     let trust_bundles = trust_bundles::read(&fields, trust_domain.as_ref(), base, paths, report);
@@ -109,6 +109,7 @@ fn read_mesh(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut 
     Some(MeshFile {
         name: name?,
         trust_domain: trust_domain?,
+        mode: mode?.unwrap_or_default(),
         certificate_ttl: certificate_ttl?,
         authority: authority?,
         trust_bundles: trust_bundles?,
@@ -156,6 +157,16 @@ fn read_name(fields: &Fields<'_>, report: &mut Report) -> Option<String> {
         );
     }
     name
+}
+
+fn read_mode(node: &Node, report: &mut Report) -> Option<Mode> {
+    let expected = "`strict` or `permissive`";
+    let text = node.text(expected, report)?;
+    let mode = Mode::ALL.into_iter().find(|mode| mode.as_str() == text);
+    if mode.is_none() {
+        node.mismatch(expected, report);
+    }
+    mode
 }
 
 fn read_ttl(fields: &Fields<'_>, report: &mut Report) -> Option<Duration> {
@@ -222,37 +233,6 @@ fn collect_services(services: Vec<PlacedService>, paths: &mut Vec<NamedPath>) ->
         by_name.insert(placed.service.name.clone(), placed.service);
     }
     by_name
-}
-
-/// What the schema has and this version can't do yet.
-fn report_unsupported(fields: &Fields<'_>, report: &mut Report) {
-    choice(
-        fields,
-        "mode",
-        &["strict", "permissive"],
-        "every service needs a sidecar: use `strict`",
-        report,
-    );
-}
-
-/// A key of which only the first choice is supported.
-pub(super) fn choice(fields: &Fields<'_>, key: &str, choices: &[&str], instead: &str, report: &mut Report) {
-    let Some(node) = fields.optional(key) else {
-        return;
-    };
-    let quoted: Vec<String> = choices.iter().map(|choice| format!("`{choice}`")).collect();
-    let expected = quoted.join(" or ");
-    let Some(text) = node.text(&expected, report) else {
-        return;
-    };
-    match choices.iter().position(|choice| *choice == text) {
-        Some(0) => {}
-        Some(_) => report.error(
-            node.at,
-            format!("`{key}: {text}` is not supported by this version yet: {instead}"),
-        ),
-        None => node.mismatch(&expected, report),
-    }
 }
 
 /// The value of a key that may be missing; the outer nothing is a mistake.

@@ -24,6 +24,7 @@ const KEYS: &[&str] = &[
     "healthy",
     "peer",
     "endpoints",
+    "addresses",
     "virtualAddresses",
 ];
 /// Keys that say how a program is run.
@@ -55,13 +56,12 @@ pub(super) fn read(
     let user = optional(&fields, "user", report, read_user);
     let healthy = optional(&fields, "healthy", report, read_healthy);
     let endpoints = list(&fields, "endpoints", "IP:PORT", report, read_endpoint);
-    let virtual_addresses = list(
-        &fields,
-        "virtualAddresses",
-        "IP addresses",
-        report,
-        read_virtual_address,
-    );
+    let addresses = list(&fields, "addresses", "IP addresses", report, |node, report| {
+        read_address(node, "the address of one machine", report)
+    });
+    let virtual_addresses = list(&fields, "virtualAddresses", "IP addresses", report, |node, report| {
+        read_address(node, "an address that can stand for a service", report)
+    });
     let peer = optional(&fields, "peer", report, read_peer);
     let (ports, endpoints) = (ports?.unwrap_or_default(), endpoints?);
     report_undeclared(&endpoints, &ports, report);
@@ -77,6 +77,7 @@ pub(super) fn read(
             .flatten()
             .map(|entry| (entry.listen, entry.listen_at))
             .collect(),
+        addresses_at: addresses.iter().flatten().map(|(_, at)| *at).collect(),
         virtual_addresses_at: virtual_addresses.iter().flatten().map(|(_, at)| *at).collect(),
         service: Service {
             name: name?.to_owned(),
@@ -90,6 +91,7 @@ pub(super) fn read(
             healthy: healthy?,
             publish: published?.into_iter().map(|entry| (entry.port, entry.listen)).collect(),
             endpoints: endpoints.into_iter().map(|(address, _)| address).collect(),
+            addresses: addresses?.into_iter().map(|(address, _)| address).collect(),
             virtual_addresses: virtual_addresses?.into_iter().map(|(address, _)| address).collect(),
             peer,
         },
@@ -112,8 +114,8 @@ fn runs_here(fields: &Fields<'_>, report: &mut Report) -> Option<bool> {
             return None;
         }
         (Some(_), None) => (
-            &["virtualAddresses"],
-            "goes with `endpoints`: a service with `run` gets virtual addresses by itself",
+            &["virtualAddresses", "addresses"],
+            "goes with `endpoints`: a service with `run` gets addresses by itself",
         ),
         (None, Some(_)) => (
             WITH_RUN,
@@ -175,6 +177,12 @@ fn read_env(node: &Node, report: &mut Report) -> Option<BTreeMap<String, String>
     variables.into_iter().collect()
 }
 
+fn read_healthy(node: &Node, report: &mut Report) -> Option<u16> {
+    let fields = node.fields("`healthy`", &["port"], report)?;
+    let hint = "the port that accepts connections once the service is up";
+    values::port(fields.required("port", hint, report)?, report)
+}
+
 fn read_peer(node: &Node, report: &mut Report) -> Option<PeerKind> {
     let expected = "`watchword` (a sidecar) or `mtls` (a program that does its own mutual TLS)";
     match node.text(expected, report)? {
@@ -185,12 +193,6 @@ fn read_peer(node: &Node, report: &mut Report) -> Option<PeerKind> {
             None
         }
     }
-}
-
-fn read_healthy(node: &Node, report: &mut Report) -> Option<u16> {
-    let fields = node.fields("`healthy`", &["port"], report)?;
-    let expected = "the port that accepts connections once the service is up";
-    values::port(fields.required("port", expected, report)?, report)
 }
 
 fn read_user(node: &Node, report: &mut Report) -> Option<String> {
@@ -253,10 +255,10 @@ fn read_endpoint(node: &Node, report: &mut Report) -> Option<(SocketAddr, Positi
     Some((address, node.at))
 }
 
-fn read_virtual_address(node: &Node, report: &mut Report) -> Option<(IpAddr, Position)> {
+fn read_address(node: &Node, expected: &str, report: &mut Report) -> Option<(IpAddr, Position)> {
     let address = values::ip_address(node, report)?;
     if !values::is_host(address) || address.is_loopback() {
-        node.mismatch("an address that can stand for a service", report);
+        node.mismatch(expected, report);
         return None;
     }
     Some((address, node.at))

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use spiffe::{SpiffeId, TrustDomain};
 
 use super::{
-    AuthorityChoice, CertificateFiles, Egress, EgressEntry, EgressMode, MeshFile, PeerKind, Protocol, VaultAuth,
+    AuthorityChoice, CertificateFiles, Egress, EgressEntry, EgressMode, MeshFile, Mode, PeerKind, Protocol, VaultAuth,
     VaultSettings,
 };
 use crate::testing::{key, root};
@@ -68,6 +68,19 @@ fn service_error(lines: &str) -> String {
 
 fn id(text: &str) -> SpiffeId {
     SpiffeId::new(text).unwrap()
+}
+
+#[test]
+fn a_mesh_is_strict_unless_it_says_otherwise() {
+    for (line, mode) in [
+        ("", Mode::Strict),
+        ("mode: strict", Mode::Strict),
+        ("mode: permissive", Mode::Permissive),
+    ] {
+        let mesh = parse(&format!("trustDomain: td\n{line}\nservices: {{}}\n")).unwrap();
+        assert_eq!(mesh.mode, mode);
+        assert_eq!(mesh.policy_context().mode, mode);
+    }
 }
 
 #[test]
@@ -164,13 +177,9 @@ services:
 }
 
 #[test]
-fn what_is_not_supported_yet_is_an_error_where_it_stands() {
+fn a_choice_that_there_is_not_is_an_error_where_it_stands() {
     let services = "services: {}\n";
     let cases = [
-        (
-            "mode: permissive",
-            "2:7: error: `mode: permissive` is not supported by this version yet: every service",
-        ),
         (
             "mode: lax",
             "2:7: error: expected `strict` or `permissive`, found \"lax\"",
@@ -448,9 +457,19 @@ fn addresses_belong_to_one_service() {
         "endpoints: ['10.0.0.1:80']",
     ));
     assert!(
-        found.contains("10.0.0.1 is an endpoint of service `b`, so it can't be a virtual address"),
+        found.contains("10.0.0.1 is an address of service `b`, so it can't be a virtual address"),
         "{found}"
     );
+    let found = error(&two(
+        "endpoints: ['10.0.0.1:80']",
+        "endpoints: [], addresses: [10.0.0.1]",
+    ));
+    assert!(
+        found.contains("10.0.0.1 is an address of service `a` already"),
+        "{found}"
+    );
+    let text = two("endpoints: ['10.0.0.1:80'], addresses: [10.0.0.1]", "endpoints: []");
+    assert!(parse(&format!("trustDomain: td\n{text}")).is_ok());
     let text = two("endpoints: ['10.0.0.1:80']", "endpoints: ['10.0.0.1:81']");
     assert!(parse(&format!("trustDomain: td\n{text}")).is_ok());
 }

@@ -3,7 +3,7 @@
 
 use watchword_daemon::Metrics;
 use watchword_identity::TrustDomain;
-use watchword_policy::{Requests, Rule};
+use watchword_policy::{Mode, Policy, Requests, Rule};
 use watchword_proto::control::snapshot_update::Resource;
 
 use super::*;
@@ -42,7 +42,10 @@ pub(crate) fn snapshots(policies: Vec<Policy>) -> Snapshots {
 
 fn told(policies: Vec<Policy>) -> Told {
     Told {
-        policies,
+        policies: Policies {
+            policies,
+            ..Policies::default()
+        },
         ..Told::default()
     }
 }
@@ -87,6 +90,24 @@ fn a_version_grows_only_when_its_content_changes() {
     assert_eq!(versions(&snapshots), [1, 2, 1]);
     assert_eq!(snapshots.publish_own_roots(&bundle()), 2);
     assert_eq!(versions(&snapshots), [2, 2, 1]);
+}
+
+#[test]
+fn another_mode_is_told_to_everybody() {
+    let snapshots = snapshots(Vec::new());
+    snapshots.publish_mesh(Told {
+        policies: Policies {
+            mode: Mode::Permissive,
+            ..Policies::default()
+        },
+        ..Told::default()
+    });
+    assert_eq!(versions(&snapshots), [1, 2, 1]);
+    let Resource::Policies(told) = snapshots.current().resource(Kind::Policies, &id("/web")) else {
+        unreachable!("policies were asked for");
+    };
+    let told = watchword_proto::policies_from_proto(told).unwrap();
+    assert_eq!(told.mode, Mode::Permissive);
 }
 
 /// What proxies are told, read as they do.

@@ -7,6 +7,7 @@ use super::*;
 use crate::snapshots::tests::{policy, snapshots};
 use crate::snapshots::{Snapshots, Told};
 use crate::testing::id;
+use watchword_proto::Policies;
 
 const OURS: &str = "spiffe://example.org/orders";
 
@@ -31,7 +32,10 @@ impl Side {
     fn publish(&self, policies: &[(&str, &str)]) {
         let policies = policies.iter().map(|(name, service)| policy(name, service)).collect();
         self.snapshots.publish_mesh(Told {
-            policies,
+            policies: Policies {
+                policies,
+                ..Policies::default()
+            },
             ..Told::default()
         });
     }

@@ -350,6 +350,7 @@ pub(crate) fn policy_names(update: SnapshotUpdate) -> Vec<String> {
     };
     policies_from_proto(policies)
         .unwrap()
+        .policies
         .into_iter()
         .map(|policy| policy.name)
         .collect()

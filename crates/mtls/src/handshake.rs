@@ -20,7 +20,7 @@ use crate::leaf::leaf_hash;
 use crate::verify::VerifyError;
 
 /// From the first byte to the last of a handshake (docs/wire.md).
-pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a handshake failed. Closed: each has a label.
 #[derive(Debug, Error)]

@@ -6,6 +6,8 @@
 //! soon as one enforces, only enforcing ones decide. In both cases it is told
 //! whether the call would be denied if the audit policies were enforced too.
 //!
+//! In strict mode, which is the default, who has no identity is denied before any policy is asked.
+//!
 //! Invariants: a `PolicySet` never changes; a decision costs the same with ten
 //! rules as with ten thousand, and allocates nothing (what stays linear stands
 //! in `path_trie` and `conditions`). Where several rules match, the first one in the
@@ -27,10 +29,12 @@ use table::{Asked, Question, Table};
 
 use crate::id_map::IdMap;
 use crate::model::Policy;
+use crate::principal::{Mode, Principal};
 
 /// Policies, compiled. The default one is empty and so denies everything.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
+    mode: Mode,
     services: IdMap<Protection>,
     policies: Vec<Arc<str>>,
     /// By their order.
@@ -66,6 +70,18 @@ impl PolicySet {
         set
     }
 
+    /// The same in another mode than strict.
+    #[must_use]
+    pub fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The mode that they are for.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Decides on a connection to a `tcp` port. On another port, where
     /// [`Self::gate`] is what to ask, every rule for requests that could deny
     /// some counts as if it denied all.
@@ -77,6 +93,9 @@ impl PolicySet {
     /// Decides on a connection to an `http` or `grpc` port, before any request.
     #[must_use]
     pub fn gate(&self, call: &Call<'_>) -> Gate {
+        if self.refuses_unjudged(call) {
+            return Gate::Closed(self.decision(Verdict::Deny, Reason::StrictMode, By::Nothing));
+        }
         let (enforcing, audit) = self.find(call, Asked::Gate);
         if enforcing.first.is_none() {
             return if audit.first.is_some() {
@@ -102,6 +121,9 @@ impl PolicySet {
     }
 
     fn judge(&self, call: &Call<'_>, asked: Asked<'_>) -> Decision {
+        if self.refuses_unjudged(call) {
+            return self.decision(Verdict::Deny, Reason::StrictMode, By::Nothing);
+        }
         let (enforcing, audit) = self.find(call, asked);
         if enforcing.first.is_some() {
             return self.decide_enforcing(&enforcing, &audit);
@@ -110,6 +132,11 @@ impl PolicySet {
             return self.pass_audited(&audit);
         }
         self.decision(Verdict::Deny, Reason::NoPolicy, By::Nothing)
+    }
+
+    /// Also where only audit policies name the service.
+    fn refuses_unjudged(&self, call: &Call<'_>) -> bool {
+        self.mode == Mode::Strict && *call.peer == Principal::Unauthenticated
     }
 
     /// What concerns the call, of enforcing and of audit policies.

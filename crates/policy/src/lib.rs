@@ -24,6 +24,7 @@ mod model;
 mod parse;
 pub mod path;
 mod pattern;
+mod principal;
 mod protocol;
 mod requests;
 
@@ -33,6 +34,7 @@ pub use diagnostic::Diagnostic;
 pub use model::{MAX_NAME, MAX_RULE_WEIGHT, MAX_SET_WEIGHT, Policy, Rule, is_name};
 pub use parse::{Parsed, ParsedPolicy, parse};
 pub use pattern::{IdPattern, IdPrefix, PatternError, parse_workload_id};
+pub use principal::{Callers, Mode, Principal, UNAUTHENTICATED};
 pub use protocol::Protocol;
 pub use requests::{
     GrpcMatch, GrpcMethod, GrpcNameError, GrpcService, HeaderCondition, HeaderError, HeaderMatch, HeaderText, Host,

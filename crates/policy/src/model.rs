@@ -5,6 +5,7 @@
 //! above [`MAX_RULE_WEIGHT`]. Who builds a policy by hand vouches for that.
 
 use crate::pattern::IdPattern;
+use crate::principal::Callers;
 use crate::requests::Requests;
 
 /// The longest name of a policy or a rule, in characters.
@@ -47,7 +48,7 @@ pub struct Rule {
     /// Unique within its policy; `allow[0]` and so on if the file gives none.
     pub name: String,
     /// The peers it is about.
-    pub from: Vec<IdPattern>,
+    pub from: Vec<Callers>,
     /// The service's ports it is about; empty means all.
     pub ports: Vec<u16>,
     /// Which requests it is about. Not about all: then it matches only on ports

@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
-use watchword_policy::{GrpcMatch, HeaderCondition, HeaderMatch, HttpMatch, MAX_RULE_WEIGHT, Policy, Requests, Rule};
+use watchword_policy::{
+    Callers, GrpcMatch, HeaderCondition, HeaderMatch, HttpMatch, MAX_RULE_WEIGHT, Mode, Policy, Requests, Rule,
+};
 
-use super::{POLICY_SCHEMA, policies_from_proto, policy_set_to_proto};
+use super::{POLICY_SCHEMA, Policies, policies_from_proto, policy_set_to_proto};
 use crate::control;
 use crate::control::header_match::Condition;
 use crate::control::rule::Requests as Sent;
@@ -66,11 +68,52 @@ fn policies() -> Vec<Policy> {
     ]
 }
 
+fn strict(policies: Vec<Policy>) -> Policies {
+    Policies {
+        mode: Mode::Strict,
+        policies,
+    }
+}
+
+#[test]
+fn a_permissive_mode_is_never_dropped_by_an_older_proxy() {
+    let mut anybody = rule("anybody", Requests::All);
+    anybody.from.push(Callers::Unauthenticated);
+    for policies in [vec![policy("one", vec![anybody], vec![])], vec![]] {
+        let mode = Mode::Permissive;
+        let message = policy_set_to_proto(mode, &policies);
+        assert_eq!(message.schema, 3);
+        assert_eq!(policies_from_proto(message).unwrap(), Policies { mode, policies });
+    }
+}
+
+#[test]
+fn a_mode_that_does_not_fit_is_refused() {
+    type Change = fn(&mut control::PolicySet);
+    let table: &[(Change, &str)] = &[
+        (|set| set.mode = 7, "mode: unknown mode"),
+        (
+            |set| set.mode = control::Mode::Permissive.into(),
+            "schema: only 3 has a permissive mode",
+        ),
+        (
+            |set| set.policies[0].allow[0].from.push("unauthenticated".into()),
+            "`unauthenticated` calls in permissive mode only",
+        ),
+    ];
+    for (change, expected) in table {
+        let mut message = policy_set_to_proto(Mode::Strict, &policies());
+        change(&mut message);
+        let error = policies_from_proto(message).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}: expected {expected}");
+    }
+}
+
 #[test]
 fn policies_survive_the_wire() {
-    let message = policy_set_to_proto(&policies());
+    let message = policy_set_to_proto(Mode::Strict, &policies());
     assert_eq!(message.schema, 2);
-    assert_eq!(policies_from_proto(message).unwrap(), policies());
+    assert_eq!(policies_from_proto(message).unwrap(), strict(policies()));
 }
 
 #[test]
@@ -80,17 +123,20 @@ fn policies_without_requests_are_said_so_that_an_older_proxy_understands() {
         vec![rule("a", Requests::All)],
         vec![rule("d", Requests::All)],
     )];
-    let mut message = policy_set_to_proto(&old);
+    let mut message = policy_set_to_proto(Mode::Strict, &old);
     assert_eq!(message.schema, 1);
-    assert_eq!(policies_from_proto(message.clone()).unwrap(), old);
+    assert_eq!(policies_from_proto(message.clone()).unwrap(), strict(old.clone()));
     message.schema = POLICY_SCHEMA;
-    assert_eq!(policies_from_proto(message).unwrap(), old);
-    assert_eq!(policy_set_to_proto(&[]).schema, 1);
+    assert_eq!(policies_from_proto(message).unwrap(), strict(old));
+    assert_eq!(policy_set_to_proto(Mode::Strict, &[]).schema, 1);
     for (allow, deny) in [
         (Requests::Grpc(vec![grpc()]), Requests::All),
         (Requests::All, Requests::Http(vec![http()])),
     ] {
-        let mut message = policy_set_to_proto(&[policy("p", vec![rule("a", allow)], vec![rule("d", deny)])]);
+        let mut message = policy_set_to_proto(
+            Mode::Strict,
+            &[policy("p", vec![rule("a", allow)], vec![rule("d", deny)])],
+        );
         assert_eq!(message.schema, 2);
         message.schema = 1;
         assert!(policies_from_proto(message).is_err(), "an older proxy would drop it");
@@ -120,7 +166,7 @@ fn what_a_file_could_not_say_is_refused_with_its_place() {
     type Change = fn(&mut control::PolicySet);
     let table: &[(Change, &str)] = &[
         (|set| set.schema = 0, "schema: none"),
-        (|set| set.schema = 3, "schema: 3 is newer"),
+        (|set| set.schema = 4, "schema: 4 is newer"),
         (|set| set.policies[0].name = String::new(), "policy \"\": its name"),
         (
             |set| set.policies[0].name = "two".into(),
@@ -172,7 +218,7 @@ fn what_a_file_could_not_say_is_refused_with_its_place() {
         (|set| grpc_of(set)[0].methods.push("a-b".into()), "name of a method"),
     ];
     for (change, expected) in table {
-        let mut message = policy_set_to_proto(&policies());
+        let mut message = policy_set_to_proto(Mode::Strict, &policies());
         change(&mut message);
         let error = policies_from_proto(message).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}: expected {expected}");
@@ -188,7 +234,8 @@ fn what_a_set_takes_is_bounded() {
     };
     // Two callers, two ports, two hosts.
     let most = MAX_RULE_WEIGHT / 8;
-    let refused = |allow: Vec<Rule>| policies_from_proto(policy_set_to_proto(&[policy("p", allow, vec![])])).err();
+    let refused =
+        |allow: Vec<Rule>| policies_from_proto(policy_set_to_proto(Mode::Strict, &[policy("p", allow, vec![])])).err();
     assert_eq!(refused(vec![wide("a", most)]), None);
     assert!(refused(vec![wide("a", most + 1)]).unwrap().field.contains("rule \"a\""));
     let rules = |count: usize| (0..count).map(|number| wide(&number.to_string(), most)).collect();

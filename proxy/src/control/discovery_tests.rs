@@ -83,6 +83,7 @@ fn policies(name: &str, schema: u32) -> Option<Resource> {
     Some(Resource::Policies(PolicySet {
         schema,
         policies: vec![policy],
+        ..Default::default()
     }))
 }
 

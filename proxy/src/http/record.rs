@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode};
 use watchword_daemon::{Asked, RequestSpan};
-use watchword_policy::Decision;
+use watchword_policy::{Decision, Principal};
 
 use super::fault::Fault;
 use crate::ended::Verdict;
@@ -200,11 +200,12 @@ impl Record {
         let host = facts
             .and_then(|facts| facts.host.as_ref()?.to_str().ok())
             .unwrap_or_default();
+        let is_strangers = end.result == "denied" && visitor.peer == Principal::Unauthenticated;
         // A request that did not come to its end is what people look for, and
         // one that would not have, if audit policies were enforced.
         if end.result == "ok" && self.verdict.decision == "allow" {
             access_line!(tracing::info, self, end, path, host);
-        } else {
+        } else if !is_strangers || visitor.mesh.connections.may_write_of_stranger() {
             access_line!(tracing::warn, self, end, path, host);
         }
         // One that has no status was cut off: it ends as cancelled.

@@ -1,5 +1,5 @@
-//! A caller's connection that carries one call, be it of the workload itself
-//! or of a foreign peer: judged, and carried to the app.
+//! A caller's connection that carries one call, be it of the workload itself,
+//! of a foreign peer or of who has no identity: judged, and carried to the app.
 
 use std::sync::Arc;
 
@@ -24,9 +24,21 @@ pub(super) struct Limits<G, S, E> {
 }
 
 /// `read` was read from the caller already.
-pub(super) async fn carry<C, G, S, E>(
+pub(super) async fn carry<C, G, S, E>(question: &Question, caller: (C, Vec<u8>), limits: Limits<G, S, E>) -> Ended
+where
+    C: AppStream + Send + 'static,
+    G: Future<Output = ()>,
+    S: Future<Output = ()>,
+    E: Future<Output = Reason>,
+{
+    carry_to(question, caller, None, limits).await
+}
+
+/// The same; `dialled` is an app that was dialled already.
+pub(super) async fn carry_to<C, G, S, E>(
     question: &Question,
     (mut caller, read): (C, Vec<u8>),
+    dialled: Option<TcpStream>,
     limits: Limits<G, S, E>,
 ) -> Ended
 where
@@ -44,7 +56,11 @@ where
             return Ended::denied(&refusal);
         }
     };
-    let app = match dial(question, &admission).await {
+    let app = match dialled {
+        Some(app) => Ok(Some(app)),
+        None => dial(question, &admission).await,
+    };
+    let app = match app {
         Ok(app) => app,
         Err(error) => {
             caller.abort();

@@ -4,7 +4,7 @@
 //! `http::interop`, WebSocket in `http::websocket`, Envoy in `foreign`.
 
 mod caches;
-mod databases;
+pub(crate) mod databases;
 mod mail;
 mod throughput;
 mod web;

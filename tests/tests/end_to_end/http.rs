@@ -25,7 +25,7 @@ use crate::apps::curl;
 /// says by whose connection it came, and answers with the same in its body. `/slow` takes its
 /// time over a body; `/endless` is answered until the caller has gone;
 /// `/torn` breaks off; `/liar` claims to be a sidecar.
-const APP: &str = r#"
+pub(crate) const APP: &str = r#"
 import asyncio, sys
 
 async def body_of(reader, headers):

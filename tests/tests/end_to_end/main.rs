@@ -28,6 +28,7 @@ mod leftovers;
 mod live;
 mod load;
 mod needs_root;
+mod permissive;
 mod publish;
 mod reload;
 mod strangers;

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use spiffe::SpiffeId;
 use watchword_policy::diagnostic::{Position, Report};
 use watchword_policy::document::{self, Fields, Node};
-use watchword_policy::{Diagnostic, parse_workload_id};
+use watchword_policy::{Diagnostic, Principal, parse_workload_id};
 
 use crate::policy::question::{self, Parts, Question};
 
@@ -87,7 +87,9 @@ fn read_case(node: &Node, number: usize, report: &mut Report) -> Option<Case> {
 }
 
 fn read_question(fields: &Fields<'_>, report: &mut Report) -> Option<Question> {
-    let from = read_id(fields, "from", "who calls, a SPIFFE ID", report);
+    let from = fields
+        .required("from", "who calls, a SPIFFE ID or `unauthenticated`", report)
+        .and_then(|from| parsed(from, "a SPIFFE ID", str::parse::<Principal>, report));
     let to = read_id(fields, "to", "who is called, a SPIFFE ID", report);
     let port = fields
         .required("port", "the port that is called", report)

@@ -9,6 +9,7 @@ use crate::diagnostic::{Diagnostic, Position};
 use crate::model::Rule;
 use crate::parse::{ParsedPolicy, RulePlaces};
 use crate::pattern::IdPattern;
+use crate::principal::{Callers, Mode};
 use crate::protocol::Protocol;
 
 /// What is known of the mesh that the policies are for.
@@ -25,6 +26,8 @@ pub struct MeshContext {
     /// IDs of workloads that are no service of the mesh, and may get a join
     /// token.
     pub registry: BTreeSet<SpiffeId>,
+    /// Whether callers without an identity are judged.
+    pub mode: Mode,
 }
 
 type Ports = BTreeMap<u16, BTreeSet<Protocol>>;
@@ -61,8 +64,11 @@ impl<'a> AgainstMesh<'a> {
         let allow = policy.allow.iter().zip(&parsed.allow_at);
         let deny = policy.deny.iter().zip(&parsed.deny_at);
         for (rule, places) in allow.chain(deny) {
-            for (pattern, at) in rule.from.iter().zip(&places.from) {
-                self.check_caller(pattern, *at);
+            for (callers, at) in rule.from.iter().zip(&places.from) {
+                match callers {
+                    Callers::Workloads(pattern) => self.check_caller(pattern, *at),
+                    Callers::Unauthenticated => self.check_mode(*at),
+                }
             }
             // Nothing is known of the ports of a service that is not known.
             if !protected.is_empty() {
@@ -111,6 +117,14 @@ impl<'a> AgainstMesh<'a> {
                 listed(declared)
             );
             self.error(places.requests, message);
+        }
+    }
+
+    fn check_mode(&mut self, at: Position) {
+        if self.context.mode == Mode::Strict {
+            let message = "`unauthenticated` needs `mode: permissive` in the mesh file: in strict mode who has no \
+                           SPIFFE ID is refused";
+            self.error(at, message.to_owned());
         }
     }
 

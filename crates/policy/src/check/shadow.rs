@@ -9,7 +9,7 @@ use crate::diagnostic::{Diagnostic, Report};
 use crate::id_map::IdMap;
 use crate::model::Rule;
 use crate::parse::{Parsed, PlacedRule};
-use crate::pattern::IdPattern;
+use crate::principal::Callers;
 use crate::requests::{GrpcMatch, GrpcMethod, HttpMatch, PathPattern, Requests};
 
 /// Reports allow rules that are shadowed by deny rules of the same policy.
@@ -56,6 +56,7 @@ pub(super) fn check(files: &[Parsed], findings: &mut Vec<Diagnostic>) {
 #[derive(Default)]
 struct DenyRules<'p> {
     by_caller: IdMap<Vec<DenyRule<'p>>>,
+    unauthenticated: Vec<DenyRule<'p>>,
 }
 
 #[derive(Clone, Copy)]
@@ -67,9 +68,23 @@ struct DenyRule<'p> {
 
 impl<'p> DenyRules<'p> {
     fn add(&mut self, policy: Option<&'p str>, rule: &'p Rule) {
-        for pattern in &rule.from {
-            self.by_caller.entry(pattern).push(DenyRule { policy, rule });
+        for callers in &rule.from {
+            let rules = match callers {
+                Callers::Workloads(pattern) => self.by_caller.entry(pattern),
+                Callers::Unauthenticated => &mut self.unauthenticated,
+            };
+            rules.push(DenyRule { policy, rule });
         }
+    }
+
+    /// Those that are about all of `callers`.
+    fn covering(&self, callers: &Callers) -> impl Iterator<Item = DenyRule<'p>> {
+        let (pattern, anybody) = match callers {
+            Callers::Workloads(pattern) => (Some(pattern), None),
+            Callers::Unauthenticated => (None, Some(&self.unauthenticated)),
+        };
+        let by_id = pattern.into_iter().flat_map(|pattern| self.by_caller.covering(pattern));
+        by_id.chain(anybody).flatten().copied()
     }
 }
 
@@ -115,20 +130,16 @@ fn shadows(rule: &Rule, denied: &[&DenyRules<'_>]) -> Option<Vec<String>> {
 /// The first deny rule that covers all of these calls.
 fn covering<'p>(
     denied: &[&DenyRules<'p>],
-    from: &IdPattern,
+    from: &Callers,
     port: Option<u16>,
     alternative: &Alternative<'_>,
 ) -> Option<DenyRule<'p>> {
-    let mut candidates = denied
-        .iter()
-        .flat_map(|denied| denied.by_caller.covering(from))
-        .flatten();
-    let found = candidates.find(|candidate| {
+    let mut candidates = denied.iter().flat_map(|denied| denied.covering(from));
+    candidates.find(|candidate| {
         let rule = candidate.rule;
         let covers_port = rule.ports.is_empty() || port.is_some_and(|port| rule.ports.contains(&port));
         covers_port && alternative.is_covered_by(&rule.requests)
-    });
-    found.copied()
+    })
 }
 
 /// A part of what a rule allows.

@@ -5,6 +5,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use super::{MeshContext, check_set};
 use crate::model::MAX_SET_WEIGHT;
 use crate::parse::{Parsed, parse};
+use crate::principal::Mode;
 use crate::protocol::Protocol;
 
 fn parsed(file: &str, text: &str) -> Parsed {
@@ -27,6 +28,7 @@ fn mesh() -> MeshContext {
         ]
         .into(),
         registry: [id("/b")].into(),
+        mode: Mode::Strict,
     }
 }
 
@@ -239,6 +241,28 @@ fn callers_that_nobody_can_be_are_a_warning() {
     assert!(findings(&[unknown], None).is_empty(), "unknown without the mesh");
 }
 
+#[test]
+fn who_has_proved_nothing_is_meant_in_permissive_mode_alone() {
+    let parsed = || {
+        let text = "name: p\nservice: spiffe://td/orders\nallow: [{from: [spiffe://td/a, unauthenticated]}]\n";
+        parsed("p.yaml", text)
+    };
+    assert_eq!(
+        findings(&[parsed()], Some(&mesh())),
+        [
+            "p.yaml:3:32: error: `unauthenticated` needs `mode: permissive` in the mesh file: in strict mode who has no \
+          SPIFFE ID is refused"
+        ]
+    );
+    let permissive = MeshContext {
+        mode: Mode::Permissive,
+        ..mesh()
+    };
+    for context in [Some(&permissive), None] {
+        assert!(findings(&[parsed()], context).is_empty());
+    }
+}
+
 /// Findings on policies of one file without a mesh, each as
 /// `service audit? allow|deny: rule`.
 fn of_policies(policies: &[&str]) -> Vec<String> {
@@ -298,6 +322,14 @@ fn a_deny_rule_of_another_policy_shadows_too() {
         ),
         (
             &["/x allow: from: [spiffe://td/a]", "/y deny: from: [spiffe://td/a]"],
+            false,
+        ),
+        (
+            &["/x allow: from: [unauthenticated]", "/x deny: from: [unauthenticated]"],
+            true,
+        ),
+        (
+            &["/x allow: from: [unauthenticated]", "/x deny: from: [spiffe://td/*]"],
             false,
         ),
         (

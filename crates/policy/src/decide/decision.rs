@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use spiffe::SpiffeId;
 
+use crate::principal::Principal;
 use crate::protocol::Protocol;
 
 /// What is to be decided: may `peer` reach `port` of `service`, which speaks
@@ -13,8 +14,8 @@ use crate::protocol::Protocol;
 pub struct Call<'a> {
     /// Who is called.
     pub service: &'a SpiffeId,
-    /// Who calls, authenticated.
-    pub peer: &'a SpiffeId,
+    /// Who calls.
+    pub peer: &'a Principal,
     /// The port of the service.
     pub port: u16,
     /// What is spoken there.
@@ -68,6 +69,8 @@ pub enum Reason {
     NoPolicy,
     /// Only audit policies name the service, so everything passes.
     AuditOnly,
+    /// The caller has no identity, and the mesh asks everybody for one.
+    StrictMode,
 }
 
 impl Reason {
@@ -80,6 +83,7 @@ impl Reason {
             Self::NoAllowRule => "no-allow-rule",
             Self::NoPolicy => "no-policy",
             Self::AuditOnly => "audit-only",
+            Self::StrictMode => "strict-mode",
         }
     }
 }

@@ -11,6 +11,7 @@ use super::decision::{Call, Request};
 use super::effect::{Effect, RuleOrder};
 use crate::id_map::IdMap;
 use crate::model::Rule;
+use crate::principal::{Callers, Principal};
 use crate::protocol::Protocol;
 use crate::requests::Requests;
 
@@ -38,6 +39,8 @@ pub(super) struct Question<'a> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     peers: IdMap<Ports>,
+    /// Few meshes have such callers, so they take no room without any.
+    unauthenticated: Option<Box<Ports>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -59,8 +62,11 @@ struct Rules {
 impl Table {
     /// Adds a rule, which must come after those that are there already.
     pub(super) fn insert(&mut self, order: RuleOrder, rule: &Rule) {
-        for pattern in &rule.from {
-            let ports = self.peers.entry(pattern);
+        for callers in &rule.from {
+            let ports = match callers {
+                Callers::Workloads(pattern) => self.peers.entry(pattern),
+                Callers::Unauthenticated => self.unauthenticated.get_or_insert_default(),
+            };
             if rule.ports.is_empty() {
                 ports.all.insert(order, &rule.requests);
             }
@@ -71,8 +77,12 @@ impl Table {
     }
 
     pub(super) fn first_match(&self, question: &Question<'_>) -> Option<RuleOrder> {
-        let matching = self.peers.matching(question.call.peer);
-        let found = matching.flat_map(|ports| {
+        let (id, anybody) = match question.call.peer {
+            Principal::Workload(id) => (Some(id), None),
+            Principal::Unauthenticated => (None, self.unauthenticated.as_deref()),
+        };
+        let matching = id.into_iter().flat_map(|id| self.peers.matching(id));
+        let found = matching.chain(anybody).flat_map(|ports| {
             let one = ports.one.get(&question.call.port);
             [
                 ports.all.first_match(question, false),

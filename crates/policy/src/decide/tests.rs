@@ -7,8 +7,9 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
 use spiffe::SpiffeId;
 
-use super::{Call, Decision, PolicySet, Reason, Verdict};
+use super::{Call, Decision, Gate, PolicySet, Reason, Verdict};
 use crate::model::{Policy, Rule};
+use crate::principal::{Callers, Mode, Principal};
 use crate::protocol::Protocol;
 use crate::requests::Requests;
 
@@ -16,12 +17,24 @@ fn id(path: &str) -> SpiffeId {
     SpiffeId::new(format!("spiffe://td{path}")).unwrap()
 }
 
+/// Who calls; `?` has proved nothing.
+fn principal(path: &str) -> Principal {
+    match path {
+        "?" => Principal::Unauthenticated,
+        path => Principal::Workload(id(path)),
+    }
+}
+
+/// In `from`, `?` is who has proved nothing.
 fn rule(name: &str, from: &[&str], ports: &[u16]) -> Rule {
     Rule {
         name: name.to_owned(),
         from: from
             .iter()
-            .map(|path| format!("spiffe://td{path}").parse().unwrap())
+            .map(|path| match *path {
+                "?" => Callers::Unauthenticated,
+                path => format!("spiffe://td{path}").parse().unwrap(),
+            })
             .collect(),
         ports: ports.to_vec(),
         requests: Requests::All,
@@ -45,7 +58,7 @@ fn audit(policy: Policy) -> Policy {
 fn decide(set: &[Policy], peer: &str, port: u16) -> Decision {
     PolicySet::new(set.to_vec()).decide(&Call {
         service: &id("/orders"),
-        peer: &id(peer),
+        peer: &principal(peer),
         port,
         protocol: Protocol::Tcp,
     })
@@ -164,6 +177,42 @@ fn an_enforcing_policy_on_a_prefix_ends_the_audit_of_an_exact_one() {
     assert_told(&decide(&set, "/web", 80), Verdict::Deny, Reason::NoAllowRule, "live/-");
 }
 
+#[test]
+fn who_has_proved_nothing_is_judged_in_permissive_mode_by_rules_that_say_so() {
+    let everybody = rule("everybody", &["/*"], &[]);
+    let anybody = rule("anybody", &["?"], &[80]);
+    let not_there = rule("not there", &["?"], &[81]);
+    let set = [policy("p", "/orders", vec![everybody, anybody], vec![not_there])];
+    let ask = |set: &[Policy], mode, peer, port| {
+        let call = Call {
+            service: &id("/orders"),
+            peer: &principal(peer),
+            port,
+            protocol: Protocol::Tcp,
+        };
+        let set = PolicySet::new(set.to_vec()).in_mode(mode);
+        (set.decide(&call), set.gate(&call))
+    };
+    let permissive = |peer, port| ask(&set, Mode::Permissive, peer, port).0;
+    assert_told(&permissive("?", 80), Verdict::Allow, Reason::AllowRule, "p/anybody");
+    assert_told(&permissive("?", 81), Verdict::Deny, Reason::DenyRule, "p/not there");
+    // What everybody may is not what nobody in particular may.
+    assert_told(&permissive("?", 82), Verdict::Deny, Reason::NoAllowRule, "p/-");
+    assert_told(
+        &permissive("/web", 81),
+        Verdict::Allow,
+        Reason::AllowRule,
+        "p/everybody",
+    );
+    // In strict mode not even where nothing is enforced.
+    let open = [audit(policy("p", "/orders", vec![], vec![]))];
+    for set in [&set[..], &open, &[]] {
+        let (decision, gate) = ask(set, Mode::Strict, "?", 80);
+        assert_told(&decision, Verdict::Deny, Reason::StrictMode, "-/-");
+        assert_eq!(gate, Gate::Closed(decision));
+    }
+}
+
 fn any_path() -> impl Strategy<Value = String> {
     vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4).prop_map(|parts| format!("/{}", parts.join("/")))
 }
@@ -176,8 +225,16 @@ fn any_pattern() -> impl Strategy<Value = String> {
     ]
 }
 
+fn any_peer() -> impl Strategy<Value = String> {
+    prop_oneof![4 => any_path(), 1 => Just("?".to_owned())]
+}
+
+fn any_callers() -> impl Strategy<Value = String> {
+    prop_oneof![5 => any_pattern(), 1 => Just("?".to_owned())]
+}
+
 fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (vec(any_pattern(), 1..3), vec(1_u16..4, 0..3));
+    let rule = (vec(any_callers(), 1..3), vec(1_u16..4, 0..3));
     vec(rule, 0..4).prop_map(|rules| {
         let numbered = rules.into_iter().enumerate();
         numbered
@@ -213,12 +270,12 @@ proptest! {
     fn decides_as_reading_all_rules_would(
         set in any_set(),
         service in any_path(),
-        peer in any_path(),
+        peer in any_peer(),
         port in 1_u16..5,
     ) {
-        let (service, peer) = (id(&service), id(&peer));
+        let (service, peer) = (id(&service), principal(&peer));
         let call = Call { service: &service, peer: &peer, port, protocol: Protocol::Tcp };
-        let decision = PolicySet::new(set.clone()).decide(&call);
+        let decision = PolicySet::new(set.clone()).in_mode(Mode::Permissive).decide(&call);
         prop_assert_eq!(decision, naive::decide(&set, &call, naive::Asked::Connection));
     }
 
@@ -226,17 +283,17 @@ proptest! {
     fn a_deny_rule_more_never_allows_more(
         set in any_set(),
         denied in any_rules(),
-        peer in any_path(),
+        peer in any_peer(),
         port in 1_u16..5,
     ) {
-        let (service, peer) = (id("/a"), id(&peer));
+        let (service, peer) = (id("/a"), principal(&peer));
         let call = Call { service: &service, peer: &peer, port, protocol: Protocol::Tcp };
-        let before = PolicySet::new(set.clone()).decide(&call);
+        let before = PolicySet::new(set.clone()).in_mode(Mode::Permissive).decide(&call);
         let mut stricter = set;
         for policy in &mut stricter {
             policy.deny.extend(denied.iter().cloned());
         }
-        let after = PolicySet::new(stricter).decide(&call);
+        let after = PolicySet::new(stricter).in_mode(Mode::Permissive).decide(&call);
         prop_assert_eq!(before.is_allowed() || !after.is_allowed(), true);
     }
 }

@@ -5,7 +5,7 @@ use super::{Side, read_name, read_pattern, requests};
 use crate::diagnostic::{Position, Report};
 use crate::document::{Fields, Node, Value};
 use crate::model::{MAX_RULE_WEIGHT, Rule};
-use crate::pattern::IdPattern;
+use crate::principal::{Callers, UNAUTHENTICATED};
 
 /// The keys of a rule.
 pub(super) const KEYS: &[&str] = &["name", "from", "ports", "http", "grpc"];
@@ -89,15 +89,10 @@ fn report_weight(rule: &Rule, at: Position, report: &mut Report) {
     }
 }
 
-fn read_from(node: &Node, side: Side, report: &mut Report) -> Option<Vec<IdPattern>> {
+fn read_from(node: &Node, side: Side, report: &mut Report) -> Option<Vec<Callers>> {
     FROM.read(node, report, |item, report| {
-        if matches!(&item.value, Value::Text(text) if text == "unauthenticated") {
-            report.error(
-                item.at,
-                "`unauthenticated` needs `mode: permissive`, which is not supported by this version yet: only SPIFFE \
-                 IDs can call",
-            );
-            return None;
+        if matches!(&item.value, Value::Text(text) if text == UNAUTHENTICATED) {
+            return Some(Callers::Unauthenticated);
         }
         let pattern = read_pattern(item, report)?;
         if pattern.is_whole_trust_domain() && side == Side::Allow {
@@ -106,7 +101,7 @@ fn read_from(node: &Node, side: Side, report: &mut Report) -> Option<Vec<IdPatte
                 format!("`{pattern}` allows every workload of the trust domain"),
             );
         }
-        Some(pattern)
+        Some(Callers::Workloads(pattern))
     })
 }
 

@@ -118,10 +118,7 @@ fn ids_are_refused_with_what_is_wrong() {
         ("spiffe://td/x*", "`*` may only be the whole last segment"),
         ("spiffe://td", "the path is missing"),
         ("spiffe://TD/x", "canonical form: spiffe://td/x"),
-        (
-            "unauthenticated",
-            "p.yaml:4:12: error: `unauthenticated` needs `mode: permissive`",
-        ),
+        ("Unauthenticated", "\"Unauthenticated\" is not a SPIFFE ID"),
     ];
     for (id, expected) in cases {
         let error = rule_error(&format!("  - from: [\"{id}\"]\n"));

@@ -58,23 +58,24 @@ exec mariadbd --no-defaults --datadir="$PWD/data" --init-file="$PWD/init.sql" --
     --pid-file="$PWD/data/pid" --bind-address='*' --port=3306 --skip-name-resolve --innodb-flush-log-at-trx-commit=0
 "#;
 
-pub(super) const MARIADB_SERVICE: &str =
+pub(crate) const MARIADB_SERVICE: &str =
     "maria: {run: [sh, mariadb.sh], directory: maria, ports: {3306: tcp}, healthy: {port: 3306}}\n";
 
-pub(super) fn write_mariadb(file: &MeshFile) {
+pub(crate) fn write_mariadb(file: &MeshFile) {
     file.open_folder("maria").unwrap();
     file.write("maria/mariadb.sh", MARIADB).unwrap();
 }
 
-pub(super) fn mariadb(statement: &str) -> Vec<&str> {
-    let mut command = vec![
-        "mariadb",
-        "--no-defaults",
-        "--host=maria",
-        "--user=app",
-        "--connect-timeout=20",
-    ];
+fn mariadb(statement: &str) -> Vec<&str> {
+    mariadb_at("maria", statement)
+}
+
+/// Its own client.
+pub(crate) fn mariadb_at<'a>(host: &'a str, statement: &'a str) -> Vec<&'a str> {
+    let mut command = vec!["mariadb", "--no-defaults", "--user=app", "--connect-timeout=20"];
     command.extend([
+        "--host",
+        host,
         "--database=mysql",
         "--batch",
         "--skip-column-names",

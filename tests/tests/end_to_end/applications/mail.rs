@@ -33,16 +33,15 @@ PATH="$PATH:/usr/sbin"
 exec exim4 -C "$PWD/exim.conf" -bdf -oX 2525
 "#;
 
-pub(super) const SERVICE: &str =
-    "mail: {run: [sh, exim.sh], directory: mail, ports: {2525: tcp}, healthy: {port: 2525}}\n";
+const SERVICE: &str = "mail: {run: [sh, exim.sh], directory: mail, ports: {2525: tcp}, healthy: {port: 2525}}\n";
 
-pub(super) fn write_exim(file: &MeshFile) {
+fn write_exim(file: &MeshFile) {
     file.open_folder("mail").unwrap();
     file.write("mail/exim.sh", EXIM).unwrap();
 }
 
 /// Sends a mail of so many lines by curl.
-fn send<'a>(mail: &'a str) -> Vec<&'a str> {
+fn send(mail: &str) -> Vec<&str> {
     let mut command = vec![
         "curl",
         "--silent",

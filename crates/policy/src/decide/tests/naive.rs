@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use crate::model::{Policy, Rule};
 use crate::requests::{HeaderCondition, HeaderMatch, HttpMatch, Requests};
-use crate::{Call, Decision, Denial, Gate, Protocol, Reason, Request, Verdict};
+use crate::{Call, Callers, Decision, Denial, Gate, Principal, Protocol, Reason, Request, Verdict};
 
 #[derive(Clone, Copy)]
 pub(super) enum Asked<'a> {
@@ -63,7 +63,7 @@ pub(super) fn decide(set: &[Policy], call: &Call<'_>, asked: Asked<'_>) -> Decis
 pub(super) fn gate(set: &[Policy], call: &Call<'_>) -> Gate {
     let decision = decide(set, call, Asked::Gate);
     match decision.reason {
-        Reason::DenyRule => Gate::Closed(decision),
+        Reason::DenyRule | Reason::StrictMode => Gate::Closed(decision),
         Reason::AllowRule | Reason::AuditOnly => Gate::Open,
         Reason::NoAllowRule | Reason::NoPolicy => Gate::Futile(decision.reason),
     }
@@ -71,7 +71,11 @@ pub(super) fn gate(set: &[Policy], call: &Call<'_>) -> Gate {
 
 fn matches(rule: &Rule, is_deny: bool, call: &Call<'_>, asked: Asked<'_>) -> bool {
     let port = rule.ports.is_empty() || rule.ports.contains(&call.port);
-    let from = rule.from.iter().any(|pattern| pattern.matches(call.peer));
+    let from = rule.from.iter().any(|callers| match (callers, call.peer) {
+        (Callers::Workloads(pattern), Principal::Workload(id)) => pattern.matches(id),
+        (Callers::Unauthenticated, Principal::Unauthenticated) => true,
+        _ => false,
+    });
     if !port || !from {
         return false;
     }

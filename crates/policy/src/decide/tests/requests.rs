@@ -7,10 +7,13 @@ use proptest::option;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::select;
 
-use super::{any_path, any_pattern, assert_told, assert_would_deny, audit, id, naive, policy, rule};
+use super::{
+    any_callers, any_path, any_pattern, any_peer, assert_told, assert_would_deny, audit, id, naive, policy, principal,
+    rule,
+};
 use crate::model::{Policy, Rule};
 use crate::requests::{GrpcMatch, HeaderCondition, HeaderMatch, HttpMatch, Requests};
-use crate::{Call, Decision, Gate, PolicySet, Protocol, Reason, Request, Verdict};
+use crate::{Call, Decision, Gate, Mode, PolicySet, Protocol, Reason, Request, Verdict};
 
 /// Parts of a block or of a request, as `key=value` with spaces in between:
 /// `method=GET path=/a host=h x=1 y^=2 z? w!`.
@@ -111,7 +114,7 @@ impl Sent {
 fn with_call<T>(protocol: Protocol, port: u16, ask: impl FnOnce(&Call<'_>) -> T) -> T {
     ask(&Call {
         service: &id("/orders"),
-        peer: &id("/web"),
+        peer: &principal("/web"),
         port,
         protocol,
     })
@@ -456,7 +459,7 @@ fn any_requests() -> impl Strategy<Value = Requests> {
 }
 
 fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
-    let from = prop_oneof![Just("/*".to_owned()), Just("/a".to_owned()), any_pattern()];
+    let from = prop_oneof![Just("/*".to_owned()), Just("/a".to_owned()), any_callers()];
     let one = (vec(from, 1..3), vec(1_u16..3, 0..2), any_requests());
     vec(one, 0..5).prop_map(|rules| {
         let numbered = rules.into_iter().enumerate();
@@ -535,14 +538,14 @@ proptest! {
     fn decides_as_reading_all_rules_would(
         set in any_set(),
         service in prop_oneof![Just("/a".to_owned()), any_path()],
-        peer in prop_oneof![Just("/a".to_owned()), any_path()],
+        peer in prop_oneof![Just("/a".to_owned()), any_peer()],
         port in 1_u16..4,
         protocol in select(vec![Protocol::Http, Protocol::Http, Protocol::Grpc, Protocol::Tcp]),
         sent in vec(any_sent(), 1..6),
     ) {
-        let (service, peer) = (id(&service), id(&peer));
+        let (service, peer) = (id(&service), principal(&peer));
         let call = Call { service: &service, peer: &peer, port, protocol };
-        let compiled = PolicySet::new(set.clone());
+        let compiled = PolicySet::new(set.clone()).in_mode(Mode::Permissive);
         prop_assert_eq!(compiled.decide(&call), naive::decide(&set, &call, naive::Asked::Connection));
         let gate = compiled.gate(&call);
         prop_assert_eq!(&gate, &naive::gate(&set, &call));

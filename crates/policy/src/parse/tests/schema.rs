@@ -66,6 +66,19 @@ fn the_schema_is_one_and_describes_every_key() {
     }
 }
 
+#[test]
+fn callers_without_an_identity_are_described_as_they_are_read() {
+    for (from, is_good) in [
+        ("unauthenticated", true),
+        ("Unauthenticated", false),
+        ("anybody", false),
+    ] {
+        let policy = json!({"name": "p", "service": "spiffe://td/s", "allow": [{"from": [from]}]});
+        assert_eq!(validator().is_valid(&policy), is_good, "{from}");
+        assert_eq!(parse("p.yaml", &policy.to_string()).is_ok(), is_good, "{from}");
+    }
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
