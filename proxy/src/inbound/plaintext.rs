@@ -2,7 +2,7 @@
 //! plaintext and then has the principal `unauthenticated`, under policies as
 //! everybody else.
 //!
-//! Invariant: nobody waits for a time to pass before it is served. On a tcp
+//! Invariant: nobody waits for a time to pass before it is served (ADR 20). On a tcp
 //! port who speaks first decides, for a server may have to: a ClientHello of
 //! the caller means TLS, anything else, or a word of the app, plaintext. On
 //! other ports the caller speaks first anyway. No byte of a ClientHello goes to
