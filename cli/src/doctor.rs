@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use serde::Serialize;
-use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile};
+use watchword_control_plane::mesh_file::{AuthorityChoice, MeshFile, Service};
 
 use crate::launcher::user_namespace::is_full_root;
 use crate::machine::{self, Finding, State};
@@ -17,6 +17,7 @@ use crate::mesh_folder;
 use crate::record::Record;
 use crate::say;
 use crate::status::Format;
+use crate::up;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
@@ -77,8 +78,35 @@ async fn of_mesh(file: &Path, base: &Path, running: &[String]) -> Vec<Finding> {
     if running.contains(&mesh.name) {
         findings.push(is_running(base, &mesh.name));
     }
+    findings.extend(mesh.services.values().flat_map(of_service));
     if let AuthorityChoice::Vault(settings) = &mesh.authority {
         findings.extend(machine::ask_vault(settings).await);
+    }
+    findings
+}
+
+/// Its program, and what it is to be published at.
+fn of_service(service: &Service) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(Err(problem)) = service
+        .run
+        .as_ref()
+        .filter(|_| !service.env.contains_key("PATH"))
+        .map(|run| machine::find_program(run, &service.directory))
+    {
+        let mend = "mend `run`, or install it; `chmod +x FILE` makes a file executable";
+        findings.push(Finding::bad(
+            "program",
+            State::Missing,
+            format!("{}: {problem}", service.name),
+            mend,
+        ));
+    }
+    for listen in service.publish.values() {
+        if let Err(error) = up::try_publish(&service.name, *listen) {
+            let mend = "as said there, or leave `publish` out";
+            findings.push(Finding::bad("publish", State::Missing, format!("{error:#}"), mend));
+        }
     }
     findings
 }

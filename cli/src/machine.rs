@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub(crate) use clock::kept;
 pub(crate) use kernel::has_ipv6;
-pub(crate) use programs::search_path;
+pub(crate) use programs::{find_program, search_path};
 pub(crate) use vault::ask as ask_vault;
 
 use crate::up::plan::Tools;

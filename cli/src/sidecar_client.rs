@@ -72,6 +72,9 @@ pub(crate) struct Denial {
     pub(crate) direction: String,
     /// The other side's SPIFFE ID.
     pub(crate) peer: Option<String>,
+    /// Its address: of the caller, or as it was dialled.
+    #[serde(default)]
+    pub(crate) address: Option<std::net::IpAddr>,
     /// The service's port.
     pub(crate) port: u16,
     /// Method and path, where it was a request.

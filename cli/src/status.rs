@@ -288,7 +288,14 @@ fn row(replica: &Replica) -> [String; 8] {
 }
 
 fn sentence(denial: &Denial) -> String {
-    let peer = denial.peer.as_deref().unwrap_or("somebody unknown");
+    // Nobody is known where nobody was reached.
+    let address = denial.address.map(|address| address.to_string());
+    let peer = denial
+        .peer
+        .as_deref()
+        .filter(|peer| !peer.is_empty())
+        .or(address.as_deref());
+    let peer = peer.unwrap_or("somebody unknown");
     let side = match denial.direction.as_str() {
         "outbound" => "to",
         _ => "from",
@@ -360,6 +367,7 @@ mod tests {
             time: serde_json::json!(0),
             direction: "inbound".to_owned(),
             peer: Some("spiffe://example.org/lab".to_owned()),
+            address: None,
             port: 8080,
             request: None,
             policy: Some("orders".to_owned()),
@@ -369,6 +377,15 @@ mod tests {
         };
         let expected = "from spiffe://example.org/lab, port 8080: deny-rule by orders/not from the lab";
         assert_eq!(sentence(&denial), expected);
+        let outside = Denial {
+            direction: "outbound".to_owned(),
+            peer: Some(String::new()),
+            address: Some(std::net::Ipv4Addr::new(192, 0, 2, 1).into()),
+            policy: None,
+            reason: "egress".to_owned(),
+            ..denial.clone()
+        };
+        assert_eq!(sentence(&outside), "to 192.0.2.1, port 8080: egress");
         let request = Denial {
             request: Some("GET /admin".to_owned()),
             rule: Some(String::new()),

@@ -3,7 +3,7 @@
 //! and the metrics.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -41,6 +41,8 @@ pub(crate) struct LastDenial {
     time: u64,
     direction: Direction,
     peer: String,
+    /// Of the other side; as it was dialled, where we called.
+    address: IpAddr,
     port: u16,
     /// Method and path, where a request was denied.
     request: Option<String>,
@@ -201,7 +203,7 @@ impl Connections {
     /// a connection goes on. With `audit` it passed.
     pub(crate) fn note_denial(
         &self,
-        (peer, port): (&str, u16),
+        (peer, address, port): (&str, IpAddr, u16),
         (reason, by): (&'static str, &Verdict),
         (request, audit): (Option<String>, bool),
     ) {
@@ -209,6 +211,7 @@ impl Connections {
             time: self.unix_now(),
             direction: Direction::Inbound,
             peer: peer.to_owned(),
+            address,
             port,
             request,
             policy: by.policy().to_owned(),
@@ -304,6 +307,10 @@ impl Connection {
                 time: unix_seconds(inner.clock.now()),
                 direction: self.direction,
                 peer: self.peer.clone(),
+                address: match self.direction {
+                    Direction::Inbound => self.client.ip(),
+                    Direction::Outbound => self.dialled.ip(),
+                },
                 port: self.dialled.port(),
                 request: None,
                 policy: ended.verdict.policy().to_owned(),

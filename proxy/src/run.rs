@@ -51,44 +51,10 @@ pub fn run(config: Config) -> Result<()> {
 }
 
 async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let shutdown = Shutdown::on_signals()?;
     let metrics = Metrics::new()?;
-    let telemetry = Telemetry::new(&metrics.meter());
     let readiness = Readiness::default();
-    let now = Arc::clone(&clock);
-    let means = Means {
-        credentials: Credentials::new(Now::new(move || now.now())),
-        dialler: dialler(&config).await?,
-        clock: Arc::clone(&clock),
-        telemetry: telemetry.clone(),
-    };
-    let traces = collector::traces(
-        config.tracing.as_ref(),
-        means.dialler,
-        Arc::clone(&clock),
-        (metrics.meter(), instance_name()),
-    );
     let workload_socket = bind_workload_socket(&config)?;
-    let mesh = Mesh {
-        credentials: means.credentials.clone(),
-        trouble: RenewalTrouble::default(),
-        snapshots: Arc::new(Snapshots::new()),
-        connections: Connections::new(Arc::clone(&clock), telemetry),
-        dialler: means.dialler,
-        egress: egress_way(&config),
-        clock,
-        handshakes: Handshakes::default(),
-        tunnels: Tunnels::new(means),
-        app_pool: AppPool::default(),
-        loads: Arc::default(),
-        traces,
-        canary: Canary::new(),
-        live_tunnels: LiveTunnels::default(),
-        plaintext_room: PlaintextRoom::default(),
-        shutdown: shutdown.clone(),
-        drain: Duration::from_secs(config.drain_seconds.into()),
-    };
+    let mesh = build_mesh(&config, &metrics).await?;
     let workers = match config.role {
         Role::Sidecar => start_workers(&config, &mesh)?,
         Role::Agent => Vec::new(),
@@ -111,7 +77,7 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
         &mut tasks,
     );
     say_started(&config);
-    shutdown.requested().await;
+    mesh.shutdown.requested().await;
     tracing::info!("stopping");
     for worker in workers {
         // A worker ends by itself after its drain.
@@ -120,6 +86,44 @@ async fn serve(config: Arc<Config>, token: TokenSource) -> Result<()> {
     }
     mesh.traces.flush().await;
     Ok(())
+}
+
+/// Everything that connections need, with nothing received yet.
+async fn build_mesh(config: &Config, metrics: &Metrics) -> Result<Mesh> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let telemetry = Telemetry::new(&metrics.meter());
+    let now = Arc::clone(&clock);
+    let means = Means {
+        credentials: Credentials::new(Now::new(move || now.now())),
+        dialler: dialler(config).await?,
+        clock: Arc::clone(&clock),
+        telemetry: telemetry.clone(),
+    };
+    let traces = collector::traces(
+        config.tracing.as_ref(),
+        means.dialler,
+        Arc::clone(&clock),
+        (metrics.meter(), instance_name()),
+    );
+    Ok(Mesh {
+        credentials: means.credentials.clone(),
+        trouble: RenewalTrouble::default(),
+        snapshots: Arc::new(Snapshots::new()),
+        connections: Connections::new(Arc::clone(&clock), telemetry),
+        dialler: means.dialler,
+        egress: egress_way(config),
+        clock,
+        handshakes: Handshakes::default(),
+        tunnels: Tunnels::new(means),
+        app_pool: AppPool::default(),
+        loads: Arc::default(),
+        traces,
+        canary: Canary::new(),
+        live_tunnels: LiveTunnels::default(),
+        plaintext_room: PlaintextRoom::default(),
+        shutdown: Shutdown::on_signals()?,
+        drain: Duration::from_secs(config.drain_seconds.into()),
+    })
 }
 
 fn watch_canary(config: &Config, mesh: &Mesh, readiness: &Readiness, tasks: &mut JoinSet<()>) {

@@ -76,7 +76,7 @@ impl Visitor {
     /// What it asked for was denied, or, with `audit`, would have been. To be
     /// shown to people.
     pub(crate) fn note_denial(&self, reason: &'static str, by: &Verdict, shown: (Option<String>, bool)) {
-        let called = (self.peer_text.as_str(), self.dialled.port());
+        let called = (self.peer_text.as_str(), self.from.ip(), self.dialled.port());
         self.mesh.connections.note_denial(called, (reason, by), shown);
     }
 

@@ -28,6 +28,22 @@ pub(crate) fn search_path() -> OsString {
     std::env::join_paths(folders).unwrap_or(path)
 }
 
+/// Whether the program of `run` can be executed, in that working directory; in
+/// words why not.
+pub(crate) fn find_program(run: &[String], directory: &Path) -> Result<PathBuf, String> {
+    let name = run.first().map_or("", String::as_str);
+    if !name.contains('/') {
+        let found = look_for(&search_path(), name);
+        return found.ok_or_else(|| format!("no folder of PATH has the program `{name}`"));
+    }
+    let path = directory.join(name);
+    match path.metadata() {
+        Ok(found) if !is_executable(&found) => Err(format!("{} is no executable file", path.display())),
+        Ok(_) => Ok(path),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
 /// Finds every program that a mesh needs; all of them, or what is missing.
 pub(super) fn find() -> (Vec<Finding>, Option<Tools>) {
     let path = search_path();
@@ -86,11 +102,13 @@ fn look_for_all(path: &OsString, programs: [&str; 4]) -> Option<Vec<PathBuf>> {
     programs.iter().map(|program| look_for(path, program)).collect()
 }
 
-fn look_for(path: &OsString, program: &str) -> Option<PathBuf> {
+fn is_executable(found: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    let executable = |file: &PathBuf| {
-        std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
+    found.is_file() && found.permissions().mode() & 0o111 != 0
+}
+
+fn look_for(path: &OsString, program: &str) -> Option<PathBuf> {
+    let executable = |file: &PathBuf| file.metadata().is_ok_and(|found| is_executable(&found));
     std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(program))

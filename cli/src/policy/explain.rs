@@ -21,6 +21,12 @@ pub(super) fn run(flags: Flags, files: &Files) -> ExitCode {
     };
     judge.warnings.iter().for_each(say::plain);
     let question = Question::from(flags);
+    if files.mesh_file.is_none() && question.protocol.is_none() && question.sent.is_none() {
+        say::note(format!(
+            "port {} is taken for a tcp port: --mesh-file or --protocol says what it speaks",
+            question.port
+        ));
+    }
     let answer = match judge.answer(&question) {
         Ok(answer) => answer,
         Err(mistake) => {

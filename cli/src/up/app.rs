@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use tokio::sync::mpsc;
 
-use super::listening::listens;
+use super::listening::{Listening, listening};
 use super::output::{Output, Prefix};
 use super::plan::Replica;
 use super::process::{self, Backoff};
@@ -141,16 +141,28 @@ impl App {
     /// Tells when it listens, if it has to.
     async fn announce(&self) {
         let name = &self.replica.name;
-        if let Some(port) = self.replica.healthy.filter(|port| !listens(self.holder, *port)) {
-            let reason = format!("nothing listens on its port {port} yet");
-            self.tell(Event::Waits {
-                name: name.clone(),
-                reason,
-            })
-            .await;
+        if let Some(port) = self.replica.healthy {
             // The kernel walks large tables for each look: look less and less often.
             let mut pause = SHORTEST_POLL;
-            while !listens(self.holder, port) {
+            let mut told = None;
+            loop {
+                let found = listening(self.holder, port);
+                let reason = match found {
+                    Listening::Everywhere => break,
+                    Listening::Nowhere => format!("nothing listens on its port {port} yet"),
+                    Listening::OnLoopback => format!(
+                        "its port {port} listens on loopback alone, where nobody else reaches it: let it listen on \
+                         0.0.0.0 or [::]"
+                    ),
+                };
+                if told != Some(found) {
+                    told = Some(found);
+                    if found == Listening::OnLoopback {
+                        self.output.warn(&format!("{name}: {reason}")).await;
+                    }
+                    let name = name.clone();
+                    self.tell(Event::Waits { name, reason }).await;
+                }
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2).min(LONGEST_POLL);
             }

@@ -6,7 +6,7 @@
 //! starts again loses no caller that waits, and no port to somebody else.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
@@ -50,16 +50,18 @@ pub(crate) fn bind(plan: &Plan) -> anyhow::Result<Sockets> {
 fn listen(plan: &Plan) -> anyhow::Result<Vec<(Published, TcpListener)>> {
     let ports = plan.publisher.iter().flat_map(|publisher| &publisher.ports);
     ports
-        .map(|port| match TcpListener::bind(port.listen) {
-            Ok(listener) => Ok((port.clone(), listener)),
-            Err(error) => Err(anyhow!(
-                "{} can't be published at {}: {}",
-                port.service,
-                port.listen,
-                explain(&error, port.listen.port())
-            )),
-        })
+        .map(|port| Ok((port.clone(), listen_at(&port.service, port.listen)?)))
         .collect()
+}
+
+/// Takes one port outside. An error says what to do.
+pub(crate) fn listen_at(service: &str, listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|error| {
+        anyhow!(
+            "{service} can't be published at {listen}: {}",
+            explain(&error, listen.port())
+        )
+    })
 }
 
 fn explain(error: &io::Error, port: u16) -> String {

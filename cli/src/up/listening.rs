@@ -6,26 +6,57 @@
 /// The state LISTEN in the kernel's tables.
 const LISTEN: &str = "0A";
 
-/// Whether the network namespace of process `holder` has a listener on `port`,
-/// on any address of either family.
-pub(crate) fn listens(holder: u32, port: u16) -> bool {
-    ["tcp", "tcp6"].iter().any(|table| {
-        std::fs::read_to_string(format!("/proc/{holder}/net/{table}")).is_ok_and(|text| has_listener(&text, port))
-    })
+/// Who can reach a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Listening {
+    /// Nobody: nothing listens there.
+    Nowhere,
+    /// The workload itself: a sidecar dials the workload's own address.
+    OnLoopback,
+    /// Everybody.
+    Everywhere,
 }
 
-fn has_listener(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
+/// What the listeners on `port` in the network namespace of process `holder`
+/// amount to, of both families.
+pub(crate) fn listening(holder: u32, port: u16) -> Listening {
+    let tables = ["tcp", "tcp6"].iter().map(|table| {
+        let text = std::fs::read_to_string(format!("/proc/{holder}/net/{table}"));
+        text.map_or(Listening::Nowhere, |text| of_table(&text, port))
+    });
+    tables.max().unwrap_or(Listening::Nowhere)
+}
+
+fn of_table(table: &str, port: u16) -> Listening {
+    let listeners = table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(|address| address.rsplit(':').next());
-        let state = fields.nth(1);
-        state == Some(LISTEN) && local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
-    })
+        let (address, own_port) = fields.next()?.rsplit_once(':')?;
+        let is_it = fields.nth(1) == Some(LISTEN) && u16::from_str_radix(own_port, 16).ok() == Some(port);
+        is_it.then_some(match is_loopback(address) {
+            true => Listening::OnLoopback,
+            false => Listening::Everywhere,
+        })
+    });
+    listeners.max().unwrap_or(Listening::Nowhere)
+}
+
+/// Addresses stand there in words of the machine's own byte order.
+fn is_loopback(address: &str) -> bool {
+    const IPV6_LOOPBACK: [&str; 2] = ["00000000000000000000000001000000", "00000000000000000000000000000001"];
+    let is_ipv4_loopback = |word: &str| {
+        let word = u32::from_str_radix(word, 16).map(u32::to_ne_bytes);
+        word.is_ok_and(|bytes| bytes.first() == Some(&127))
+    };
+    match address.len() {
+        8 => is_ipv4_loopback(address),
+        _ => IPV6_LOOPBACK.contains(&address),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::has_listener;
+    use super::Listening::{Everywhere, Nowhere, OnLoopback};
+    use super::of_table;
 
     const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n\
         0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000\n\
@@ -34,15 +65,25 @@ mod tests {
 
     #[test]
     fn a_listener_counts_and_a_connection_does_not() {
-        assert!(has_listener(TABLE, 8080));
-        assert!(has_listener(TABLE, 80));
-        assert!(!has_listener(TABLE, 8081));
-        assert!(!has_listener(TABLE, 8082));
+        assert_eq!(of_table(TABLE, 8080), OnLoopback);
+        assert_eq!(of_table(TABLE, 80), Everywhere);
+        assert_eq!(of_table(TABLE, 8081), Nowhere);
+        assert_eq!(of_table(TABLE, 8082), Nowhere);
+    }
+
+    #[test]
+    fn one_that_everybody_reaches_is_enough() {
+        let both = format!("{TABLE}        3: 00000000:1F90 00000000:0000 0A 0:0\n");
+        assert_eq!(of_table(&both, 8080), Everywhere);
+        let own = TABLE.replace("0100007F", "0200570A");
+        assert_eq!(of_table(&own, 8080), Everywhere);
+        let ipv6 = "head\n 0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0\n";
+        assert_eq!(of_table(ipv6, 80), OnLoopback);
     }
 
     #[test]
     fn nonsense_is_no_listener() {
-        assert!(!has_listener("", 80));
-        assert!(!has_listener("header\n\n x\n 0: 0050 y 0A\n 1: :zz 00 0A\n", 81));
+        assert_eq!(of_table("", 80), Nowhere);
+        assert_eq!(of_table("header\n\n x\n 0: 0050 y 0A\n 1: :zz 00 0A\n", 81), Nowhere);
     }
 }

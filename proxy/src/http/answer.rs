@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::Answer;
 use super::fault::Fault;
 use super::headers::DENIED;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Why};
 
 /// gRPC status codes (grpc/grpc, doc/statuscodes.md).
 const PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
@@ -27,6 +27,7 @@ pub(crate) fn denied(refusal: &Refusal, same_domain: bool, grpc: bool) -> Respon
     let sentence = match (policy, rule) {
         (Some(policy), Some(rule)) => format!("denied by policy \"{policy}\", rule \"{rule}\""),
         (Some(policy), None) => format!("denied: no rule of policy \"{policy}\" or another one allows it"),
+        (None, _) if refusal.why == Why::NoPolicy => "denied: no policy names this service (no-policy)".to_owned(),
         (None, _) => format!("denied: {}", refusal.reason),
     };
     let mut answer = if grpc {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use watchword_tests::MeshFile;
+
 use crate::apps::mesh_file;
 
 fn refused(break_it: impl FnOnce(&str) -> (&'static str, String), expected: &str) {
@@ -108,5 +110,21 @@ fn a_program_that_does_not_exist_is_named_with_its_service() {
     assert!(
         complaint.contains("lab") && complaint.contains("no-such-program"),
         "{complaint}"
+    );
+}
+
+#[test]
+fn a_server_that_listens_on_loopback_alone_is_told_so_at_once() {
+    let services = "\
+web: {run: [python3, -m, http.server, '8080', --bind, 127.0.0.1], ports: {8080: http}, healthy: {port: 8080}}
+";
+    let mesh = MeshFile::new(services, "").unwrap().start().unwrap();
+    let told = mesh
+        .output()
+        .wait_for("what is wrong", |line| line.contains("on loopback alone"));
+    let told = told.unwrap();
+    assert!(
+        told.contains("web-1: its port 8080") && told.contains("0.0.0.0"),
+        "{told}"
     );
 }

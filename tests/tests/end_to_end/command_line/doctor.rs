@@ -1,10 +1,12 @@
 //! What a machine lacks: `doctor` and `up` say it alike, in one sentence with
 //! the command that mends it.
 
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use watchword_tests::{Vault, altered, binary, without};
+use watchword_tests::{MeshFile, Vault, altered, binary, without};
 
 use super::watchword;
 use crate::apps::{complaint, mesh, mesh_file, mesh_file_with};
@@ -155,6 +157,39 @@ fn doctor_tells_mistakes_of_a_mesh_file_and_what_its_vault_lacks() {
         "can't connect",
         "`curl -k https://127.0.0.1:1/v1/sys/health`",
     );
+}
+
+#[test]
+fn doctor_looks_for_the_programs_of_a_mesh_file_and_the_ports_that_it_publishes() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let services = format!(
+        "web: {{run: [./web.sh], ports: {{8080: http}}, publish: {{8080: '{address}'}}}}\n\
+         db: {{run: [no-such-database]}}\nlab: {{run: [sleep, infinity]}}\n"
+    );
+    let file = MeshFile::new(&services, "").unwrap();
+    let script = file.write("web.sh", "#!/bin/sh\nexec sleep infinity\n").unwrap();
+    let look = || {
+        let mut doctor = watchword();
+        doctor.args(["doctor", "-o", "json", "--mesh-file"]);
+        let finished = doctor.arg(file.folder().join("mesh.yaml")).output().unwrap();
+        let missing = |finding: &Value| finding["state"] == "missing";
+        let found = findings(&finished).into_iter().filter(missing);
+        found
+            .map(|finding| finding["seen"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let [database, script_found, port] = <[String; 3]>::try_from(look()).unwrap();
+    assert_eq!(database, "db: no folder of PATH has the program `no-such-database`");
+    let shown = file.folder().join("./web.sh");
+    assert_eq!(script_found, format!("web: {} is no executable file", shown.display()));
+    assert!(
+        port.contains("web can't be published") && port.contains("ss -ltnp"),
+        "{port}"
+    );
+    drop(taken);
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(look(), [database]);
 }
 
 #[test]

@@ -95,13 +95,8 @@ fn documented() -> Vec<String> {
 /// The policies of all examples.
 fn examples() -> Vec<String> {
     let examples = fs::read_dir(root().join("examples")).unwrap();
-    let folders = examples.map(|example| example.unwrap().path().join("policies"));
-    let files = folders
-        .filter(|folder| folder.is_dir())
-        .flat_map(|folder| fs::read_dir(folder).unwrap());
-    files
-        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
-        .collect()
+    let files = examples.map(|example| example.unwrap().path().join("policies.yaml"));
+    files.map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
 #[test]
