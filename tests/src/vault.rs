@@ -120,7 +120,11 @@ impl Vault {
         Ok(vault)
     }
 
-    fn start_empty(more: &[&str]) -> Result<Self> {
+    /// [`Vault::start_with`] with nothing set up.
+    ///
+    /// # Errors
+    /// When it can't be found or started.
+    pub fn start_empty(more: &[&str]) -> Result<Self> {
         let program = vault_program()?;
         let folder = tempfile::Builder::new().prefix("watchword-vault-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -272,13 +276,29 @@ impl Administrator {
     /// When it fails, with what it said.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
+        run(self.administer(command.args(arguments)))
+    }
+
+    /// Runs a shell script that calls `vault`, as its administrator, in a folder.
+    ///
+    /// # Errors
+    /// When a command of it fails, with what it said.
+    pub fn run_script(&self, script: &str, folder: &Path) -> Result<String> {
+        let programs = self.folder.path().join("bin");
+        fs::create_dir_all(&programs)?;
+        std::os::unix::fs::symlink(&self.program, programs.join("vault"))?;
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(folder).env("PATH", path);
+        run(self.administer(&mut command))
+    }
+
+    fn administer<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
-            .args(arguments)
             .env("HOME", self.folder.path())
             .env("VAULT_ADDR", self.address())
             .env("VAULT_CACERT", self.ca_file())
-            .env("VAULT_TOKEN", &self.token);
-        run(&mut command)
+            .env("VAULT_TOKEN", &self.token)
     }
 
     /// `https://…`.

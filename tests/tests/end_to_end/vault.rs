@@ -90,3 +90,34 @@ fn vault_signs_every_leaf_and_may_be_sealed_for_a_while() {
     let log = mesh.output().text();
     assert!(!log.contains("hvs.") && !secrets.iter().any(|secret| log.contains(secret)));
 }
+
+#[test]
+fn the_commands_of_the_vault_page_make_a_vault_that_signs_for_a_mesh() {
+    let page = include_str!("../../../docs/vault.md");
+    let block = |kind: &str| {
+        let (_, rest) = page.split_once(&format!("```{kind}\n")).unwrap();
+        rest.split_once("```").unwrap().0
+    };
+    let vault = Vault::start_empty(&[]).unwrap();
+    let shown = "[https://vault-1.example.org:8200, https://vault-2.example.org:8200]";
+    let authority = block("yaml");
+    assert!(
+        authority.contains(shown) && authority.contains("vault-ca.pem"),
+        "{authority}"
+    );
+    let authority = authority
+        .replace(shown, &format!("[{}]", vault.address()))
+        .replace("vault-ca.pem", &vault.ca_file().display().to_string());
+    let file = mesh_file_with(&authority);
+    vault.run_script(block("sh"), file.folder()).unwrap();
+    let role = "auth/approle/role/watchword";
+    let role_id = vault
+        .run(&["read", "-field=role_id", &format!("{role}/role-id")])
+        .unwrap();
+    let secret_id = ["write", "-f", "-field=secret_id", &format!("{role}/secret-id")];
+    file.write("role-id", &role_id).unwrap();
+    file.write("secret-id", &vault.run(&secret_id).unwrap()).unwrap();
+    let mesh = file.up().unwrap();
+    mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
+    assert_eq!(mesh.status().unwrap()["control_plane"]["authority"], "vault");
+}
