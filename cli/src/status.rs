@@ -3,7 +3,8 @@
 //!
 //! Invariant: a part that does not answer is shown as such, and is no error.
 
-use std::io::IsTerminal as _;
+use std::ffi::OsStr;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -105,8 +106,12 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
 
 /// Draws it in the same place each second, until the mesh ends or ctrl-C.
 async fn watch(selector: &Selector) -> anyhow::Result<()> {
+    let otherwise = "ask now and then with `-o json` instead";
     if !std::io::stdout().is_terminal() {
-        bail!("--watch draws on a terminal, and standard output is none: ask now and then with `-o json` instead");
+        bail!("--watch draws on a terminal, and standard output is none: {otherwise}");
+    }
+    if !can_be_drawn_on(std::env::var_os("TERM").as_deref()) {
+        bail!("--watch moves the cursor, which this terminal can't by what TERM says: set it, or {otherwise}");
     }
     let mut turns = tokio::time::interval(BETWEEN_DRAWINGS);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,9 +123,16 @@ async fn watch(selector: &Selector) -> anyhow::Result<()> {
             .lines()
             .map(|line| format!("{line}{REST_OF_LINE}\n"))
             .collect();
-        say::out(format!("{start}{lines}{REST_OF_SCREEN}"))?;
+        // Not by `say`, which takes away all control sequences where no colour is wanted.
+        let mut screen = std::io::stdout().lock();
+        writeln!(screen, "{start}{lines}{REST_OF_SCREEN}")?;
+        screen.flush()?;
         start = HOME;
     }
+}
+
+fn can_be_drawn_on(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 async fn collect(found: &Found) -> Status {

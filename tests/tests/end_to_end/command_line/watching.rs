@@ -50,13 +50,21 @@ fn status_counts_tunnels() {
 
 /// Reads a command's terminal until it was drawn on three times, then ends it.
 const THREE_DRAWINGS: &str = r#"
-import os, pty, signal, sys
+import os, pty, select, signal, sys
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
 said = b""
 while said.count(b"\x1b[J") < 3:
-    said += os.read(terminal, 4096)
+    if not select.select([terminal], [], [], 60)[0]:
+        break
+    try:
+        said += os.read(terminal, 4096)
+    except OSError:
+        break
+    # Drawn without what is waited for: enough to see that.
+    if len(said) > 100000:
+        break
 os.kill(pid, signal.SIGINT)
 os.waitpid(pid, 0)
 sys.stdout.buffer.write(said)
@@ -71,6 +79,8 @@ fn status_is_drawn_again_on_a_terminal_and_nowhere_else() {
         .args(["-c", THREE_DRAWINGS])
         .arg(binary("watchword").unwrap())
         .args(watch);
+    // Colours are one thing, the cursor another.
+    command.env("TERM", "xterm").env("NO_COLOR", "1");
     let drawn = watchword_tests::run(&mut command).unwrap();
     assert_eq!(drawn.matches("spiffe://example.org/orders").count(), 3, "{drawn}");
     assert_eq!(
@@ -78,6 +88,10 @@ fn status_is_drawn_again_on_a_terminal_and_nowhere_else() {
         1,
         "only the first one clears: {drawn}"
     );
+    for terminal in ["dumb", ""] {
+        let refused = watchword_tests::run(command.env("TERM", terminal)).unwrap();
+        assert!(refused.contains("by what TERM says: set it"), "{refused}");
+    }
     let said = complaint(&watchword().args(watch).output().unwrap());
     assert!(
         said.contains("standard output is none") && said.contains("-o json"),
