@@ -10,6 +10,7 @@ mod bench;
 mod bundle;
 mod cert;
 mod completions;
+mod curve;
 mod demo;
 mod doctor;
 mod examples;

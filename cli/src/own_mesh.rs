@@ -3,6 +3,7 @@
 //! Invariants: when this is dropped, or the command killed, the mesh ends;
 //! what it prints is read all the time, or it would stand still.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -120,6 +122,17 @@ impl OwnMesh {
     fn all(&self) -> String {
         lock(&self.lines).join("; ")
     }
+}
+
+/// For a server in such a mesh: on all addresses of a port, those of IPv4 alone
+/// where there is no IPv6.
+pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        return Ok(listener);
+    }
+    let all_of_ipv4 = (Ipv4Addr::UNSPECIFIED, port);
+    let listener = TcpListener::bind(all_of_ipv4).await;
+    listener.with_context(|| format!("cannot listen on port {port}"))
 }
 
 fn follow(

@@ -9,9 +9,11 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::own_mesh;
 
 const ECHO: u8 = b'e';
 const STREAM: u8 = b's';
@@ -94,11 +96,7 @@ pub(crate) async fn run_end(end: End) -> anyhow::Result<()> {
 }
 
 async fn serve(port: u16) -> anyhow::Result<()> {
-    // Of both families, or of IPv4 where there is no IPv6.
-    let listener = match TcpListener::bind(("::", port)).await {
-        Ok(listener) => listener,
-        Err(_) => TcpListener::bind(("0.0.0.0", port)).await?,
-    };
+    let listener = own_mesh::listen(port).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         // A client that goes away is no trouble.
@@ -224,6 +222,8 @@ fn numbers(mut took: Vec<f64>, long: Duration) -> Numbers {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use tokio::net::TcpListener;
 
     use super::*;
 

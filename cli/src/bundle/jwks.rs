@@ -1,14 +1,16 @@
 //! Roots as a JWK Set, by SPIFFE Trust Domain and Bundle, section 4. Pure.
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value, json};
-use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519};
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::curve;
 
 /// How often, in seconds, who follows the bundle should look again: a new root
 /// is published well before anything stands on it.
@@ -49,10 +51,11 @@ fn key(info: &SubjectPublicKeyInfo<'_>) -> anyhow::Result<Map<String, Value>> {
             let Some((4, coordinates)) = point.data().split_first() else {
                 bail!("a root's key is a compressed point, which JWK does not know");
             };
+            let curve = curve::name(info).context("a root's key is on a curve that JWK does not know")?;
             let (x, y) = coordinates.split_at(coordinates.len() / 2);
             vec![
                 ("kty", "EC".to_owned()),
-                ("crv", curve(info)?.to_owned()),
+                ("crv", curve.to_owned()),
                 ("x", encode(x)),
                 ("y", encode(y)),
             ]
@@ -71,16 +74,6 @@ fn key(info: &SubjectPublicKeyInfo<'_>) -> anyhow::Result<Map<String, Value>> {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect())
-}
-
-fn curve(info: &SubjectPublicKeyInfo<'_>) -> anyhow::Result<&'static str> {
-    let oid = info.algorithm.parameters.as_ref().and_then(|it| it.as_oid().ok());
-    match oid {
-        Some(oid) if oid == OID_EC_P256 => Ok("P-256"),
-        Some(oid) if oid == OID_NIST_EC_P384 => Ok("P-384"),
-        Some(oid) if oid == OID_NIST_EC_P521 => Ok("P-521"),
-        _ => bail!("a root's key is on a curve that JWK does not know"),
-    }
 }
 
 #[cfg(test)]

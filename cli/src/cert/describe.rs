@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use watchword_identity::Svid;
-use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519};
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
+use crate::curve;
 use crate::time_left::seconds_left;
 
 /// One certificate.
@@ -140,14 +141,11 @@ fn ip(bytes: &[u8]) -> String {
 }
 
 fn key(info: &SubjectPublicKeyInfo<'_>) -> String {
-    let curve = info.algorithm.parameters.as_ref().and_then(|it| it.as_oid().ok());
     match info.parsed() {
         Ok(PublicKey::RSA(key)) => format!("RSA {}", key.key_size()),
-        Ok(PublicKey::EC(point)) => match curve {
-            Some(oid) if oid == OID_EC_P256 => "ECDSA P-256".to_owned(),
-            Some(oid) if oid == OID_NIST_EC_P384 => "ECDSA P-384".to_owned(),
-            Some(oid) if oid == OID_NIST_EC_P521 => "ECDSA P-521".to_owned(),
-            _ => format!("ECDSA, {} bits", point.key_size()),
+        Ok(PublicKey::EC(point)) => match curve::name(info) {
+            Some(curve) => format!("ECDSA {curve}"),
+            None => format!("ECDSA, {} bits", point.key_size()),
         },
         _ if info.algorithm.algorithm == OID_SIG_ED25519 => "Ed25519".to_owned(),
         _ => format!("of algorithm {}", info.algorithm.algorithm),

@@ -1,8 +1,5 @@
 //! The demo's server: says who it is and whom its sidecar names as the caller.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -16,6 +13,7 @@ use tonic::transport::server::TcpIncoming;
 use watchword_proto::shop::{ChargeRequest, ChargeResponse, Payments, PaymentsServer, RefundRequest, RefundResponse};
 
 use super::{GRPC_PORT, HTTP_PORT, PATIENCE, TCP_PORT};
+use crate::own_mesh;
 
 const MAX_BODY: usize = 64 * 1024;
 
@@ -32,9 +30,9 @@ pub(super) struct Receipt {
 
 /// Serves until it is killed.
 pub(super) async fn serve(name: String) -> anyhow::Result<()> {
-    let http = listen(HTTP_PORT).await?;
-    let echo = listen(TCP_PORT).await?;
-    let grpc = TcpIncoming::from(listen(GRPC_PORT).await?);
+    let http = own_mesh::listen(HTTP_PORT).await?;
+    let echo = own_mesh::listen(TCP_PORT).await?;
+    let grpc = TcpIncoming::from(own_mesh::listen(GRPC_PORT).await?);
     let payments = PaymentsServer::new(Shop { name: name.clone() });
     tokio::try_join!(
         accept(http, |stream| answer_requests(stream, name.clone())),
@@ -47,17 +45,6 @@ pub(super) async fn serve(name: String) -> anyhow::Result<()> {
         },
     )?;
     Ok(())
-}
-
-/// On all addresses; those of IPv4 alone where there is no IPv6.
-async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        return Ok(listener);
-    }
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F) -> anyhow::Result<()>
