@@ -103,7 +103,7 @@ fn of_service(service: &Service) -> Vec<Finding> {
         ));
     }
     for listen in service.publish.values() {
-        if let Err(error) = up::try_publish(&service.name, *listen) {
+        if let Err(error) = up::listen_at(&service.name, *listen) {
             let mend = "as said there, or leave `publish` out";
             findings.push(Finding::bad("publish", State::Missing, format!("{error:#}"), mend));
         }

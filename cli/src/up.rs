@@ -32,7 +32,6 @@ mod users;
 mod wholeness;
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
 
@@ -42,6 +41,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getgid, getuid};
 use watchword_control_plane::mesh_file::MeshFile;
 
+pub(crate) use self::helpers::listen_at;
 use self::plan::{Machine, Plan, Tools};
 use self::users::Users;
 use crate::doctor;
@@ -75,11 +75,6 @@ pub(crate) fn run(file: &Path, tied: bool) -> ExitCode {
     }
 }
 
-/// Whether a service can be published there now.
-pub(crate) fn try_publish(service: &str, listen: SocketAddr) -> anyhow::Result<()> {
-    helpers::listen_at(service, listen).map(drop)
-}
-
 /// Reads the mesh file, all policies and trust bundles, and prints what is wrong.
 fn check(file: &Path) -> Option<MeshFile> {
     let mesh = MeshFile::load(file).map_err(print_all).ok()?;
@@ -109,21 +104,18 @@ fn start(mesh: &MeshFile) -> anyhow::Result<ExitCode> {
         tools,
     };
     let plan = Plan::new(mesh, machine, &users)?;
-    // Also removes what meshes that were killed have left.
-    if mesh_folder::running(&base).contains(&plan.name) {
-        bail!("{}", doctor::is_running(&base, &plan.name));
-    }
-    helpers::check(&plan)?;
     let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.add(Signal::SIGCHLD);
     // From here on there is something to remove; and the child's end must not
     // be missed.
     signals.thread_block()?;
+    // Also removes what meshes that were killed have left.
+    mesh_folder::running(&base);
     let folder = match MeshFolder::create(&base, &plan.name) {
         Err(FolderError::Running { name }) => bail!("{}", doctor::is_running(&base, &name)),
         created => created?,
     };
-    let result = contain(&plan, &folder, &signals);
+    let result = helpers::check(&plan).and_then(|()| contain(&plan, &folder, &signals));
     folder.remove();
     result
 }

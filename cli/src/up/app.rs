@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -101,7 +101,7 @@ impl App {
         };
         match process::wait_or_stop(&mut child, stop(), self.announce()).await {
             None => Run::Asked,
-            Some(status) => Run::Ended(describe(status)),
+            Some(status) => Run::Ended(process::describe_end(status)),
         }
     }
 
@@ -173,8 +173,4 @@ impl App {
     async fn tell(&self, event: Event) {
         let _ = self.events.send(event).await;
     }
-}
-
-fn describe(status: std::io::Result<ExitStatus>) -> String {
-    status.map_or_else(|error| error.to_string(), process::describe)
 }

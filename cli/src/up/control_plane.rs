@@ -75,7 +75,7 @@ impl ControlPlane {
         backoff: &mut Backoff,
         stage: &StageWatch,
     ) -> bool {
-        let mut end = status.map_or_else(|error| error.to_string(), process::describe);
+        let mut end = process::describe_end(status);
         loop {
             let pause = backoff.pause();
             let message = format!(

@@ -22,7 +22,6 @@ use super::render;
 use super::stage::{Stage, StageWatch};
 use crate::launcher;
 use crate::launcher::enter::{Entry, Join};
-use crate::launcher::privileges::Privileges;
 use crate::launcher::program::Program;
 use crate::launcher::user_namespace::SIDECAR_UID;
 use crate::mesh_folder::write_private;
@@ -114,7 +113,7 @@ impl Sockets {
                 program: Program {
                     command,
                     directories: Vec::new(),
-                    privileges: no_rights(plan),
+                    privileges: plan.sidecars_privileges(&[]),
                     reports: false,
                     pid_file: None,
                 },
@@ -133,19 +132,6 @@ impl Sockets {
             helper("egress".to_owned(), listener.into(), None, arguments)
         });
         (published, egress)
-    }
-}
-
-fn no_rights(plan: &Plan) -> Privileges {
-    let capabilities = Vec::new();
-    match plan.root {
-        true => Privileges::User {
-            uid: SIDECAR_UID,
-            gid: SIDECAR_UID,
-            name: None,
-            capabilities,
-        },
-        false => Privileges::Only { capabilities },
     }
 }
 
@@ -169,10 +155,7 @@ impl Helper {
             backoff.starting();
             let trouble = match self.spawn() {
                 Ok(mut child) => match process::wait_or_stop(&mut child, stage.reached(to), async {}).await {
-                    Some(status) => format!(
-                        "ended with {}",
-                        status.map_or_else(|error| error.to_string(), process::describe)
-                    ),
+                    Some(status) => format!("ended with {}", process::describe_end(status)),
                     None => return,
                 },
                 Err(error) => format!("cannot start: {error:#}"),

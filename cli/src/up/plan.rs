@@ -20,6 +20,7 @@ use watchword_daemon::MAX_SOCKET_PATH;
 use super::addresses;
 use super::users::Users;
 use crate::launcher::privileges::Privileges;
+use crate::launcher::user_namespace::SIDECAR_UID;
 
 /// Of the SPIFFE Workload API and SDS.
 pub(crate) const WORKLOAD_SOCKET: &str = "workload.sock";
@@ -317,6 +318,20 @@ impl Plan {
     pub(crate) fn members(&self) -> impl Iterator<Item = &Replica> {
         let publisher = self.publisher.iter().map(|publisher| &publisher.replica);
         self.replicas.iter().chain(publisher)
+    }
+
+    /// As whom the sidecars run, and their helpers, with these capabilities.
+    pub(crate) fn sidecars_privileges(&self, capabilities: &[&str]) -> Privileges {
+        let capabilities = capabilities.iter().map(|&name| name.to_owned()).collect();
+        match self.root {
+            true => Privileges::User {
+                uid: SIDECAR_UID,
+                gid: SIDECAR_UID,
+                name: None,
+                capabilities,
+            },
+            false => Privileges::Only { capabilities },
+        }
     }
 
     fn check_egress(&self) -> Result<(), PlanError> {

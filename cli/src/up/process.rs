@@ -75,6 +75,11 @@ pub(crate) async fn end(child: &mut Child) {
     }
 }
 
+/// How a child ended that was waited for: as [`describe`], or why nobody knows.
+pub(crate) fn describe_end(status: std::io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), describe)
+}
+
 /// `exit status 3` or `signal SIGKILL`.
 pub(crate) fn describe(status: ExitStatus) -> String {
     match (

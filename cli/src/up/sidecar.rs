@@ -79,10 +79,7 @@ impl Sidecar {
             installed |= launched.is_ok();
             let trouble = match launched {
                 Ok((mut child, pipe)) => match process::wait_or_stop(&mut child, stop(), self.attend(pipe)).await {
-                    Some(status) => format!(
-                        "ended with {}",
-                        status.map_or_else(|e| e.to_string(), process::describe)
-                    ),
+                    Some(status) => format!("ended with {}", process::describe_end(status)),
                     None => return,
                 },
                 Err(error) => format!("cannot start: {error:#}"),
@@ -132,18 +129,7 @@ impl Sidecar {
 
     async fn launch(&self) -> anyhow::Result<(Child, Option<ChildStdin>)> {
         let token = self.token().await?;
-        let capabilities = vec!["CAP_NET_ADMIN".to_owned()];
-        let privileges = if self.plan.root {
-            Privileges::User {
-                uid: SIDECAR_UID,
-                gid: SIDECAR_UID,
-                name: None,
-                capabilities,
-            }
-        } else {
-            Privileges::Only { capabilities }
-        };
-        let mut command = self.command(&["run"], privileges)?;
+        let mut command = self.command(&["run"], self.plan.sidecars_privileges(&["CAP_NET_ADMIN"]))?;
         command.stdin(Stdio::piped());
         let mut child = process::spawn(command, &self.output, &self.prefix())?;
         let mut pipe = child.stdin.take();
