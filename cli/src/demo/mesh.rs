@@ -53,13 +53,14 @@ impl DemoMesh {
 
     /// Makes one call as a service: arguments of the hidden `ask`.
     pub(crate) async fn ask(&self, service: &str, arguments: &[&str]) -> anyhow::Result<Answer> {
-        let mut command = self.as_service(service, &[&["ask"], arguments].concat())?;
-        let finished = tokio::time::timeout(PATIENCE, command.stdin(Stdio::null()).output());
-        let finished = finished.await.context("the call does not end")??;
-        if !finished.status.success() {
-            bail!("{}", String::from_utf8_lossy(&finished.stderr).trim());
-        }
-        Ok(serde_json::from_slice(&finished.stdout)?)
+        let command = self.as_service(service, &[&["ask"], arguments].concat())?;
+        Ok(serde_json::from_slice(&to_its_end(command).await?)?)
+    }
+
+    /// The same as somebody on the network who has no sidecar.
+    pub(crate) async fn ask_without_a_sidecar(&self, arguments: &[&str]) -> anyhow::Result<Answer> {
+        let command = self.on_the_switch(&[&["ask"], arguments].concat())?;
+        Ok(serde_json::from_slice(&to_its_end(command).await?)?)
     }
 
     /// One of the hidden programs inside a service's first replica, with no
@@ -88,13 +89,9 @@ impl DemoMesh {
     pub(crate) async fn run_in(&self, service: &str, command: &[&str]) -> anyhow::Result<()> {
         let (name, arguments) = command.split_first().context("an empty command")?;
         let holder = self.replica(service)?.holder_pid;
-        let mut command = self.enter(holder, with_every_right(words(name, arguments)))?;
-        let finished = tokio::time::timeout(PATIENCE, command.stdin(Stdio::null()).output());
-        let finished = finished.await.with_context(|| format!("`{name}` does not end"))??;
-        if !finished.status.success() {
-            let said = String::from_utf8_lossy(&finished.stderr);
-            bail!("`{name} {}` in {service}: {}", arguments.join(" "), said.trim());
-        }
+        let command = self.enter(holder, with_every_right(words(name, arguments)))?;
+        let done = to_its_end(command).await;
+        done.with_context(|| format!("`{name} {}` in {service}", arguments.join(" ")))?;
         Ok(())
     }
 
@@ -165,6 +162,16 @@ impl Running {
         let _ = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         serde_json::from_str(&line).with_context(|| format!("not what was expected: {line}"))
     }
+}
+
+/// What it printed; an error says what it complained of.
+async fn to_its_end(mut command: Command) -> anyhow::Result<Vec<u8>> {
+    let finished = tokio::time::timeout(PATIENCE, command.stdin(Stdio::null()).output()).await;
+    let finished = finished.context("it does not end")??;
+    if !finished.status.success() {
+        bail!("{}", String::from_utf8_lossy(&finished.stderr).trim());
+    }
+    Ok(finished.stdout)
 }
 
 fn with_every_right(command: Vec<String>) -> Program {

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::machine;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOUNT: &str = "pki_int";
 const POLICY: &str = r#"path "pki_int/sign/mesh" { capabilities = ["update"] }"#;
@@ -44,18 +46,12 @@ pub(super) struct Vault {
 
 /// `given`, or what VAULT_BIN names, or the `vault` of the PATH.
 pub(super) fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let given = given.map(|program| program.as_os_str().to_owned());
     let named = given
-        .map(Path::to_owned)
-        .or_else(|| std::env::var_os("VAULT_BIN").map(PathBuf::from));
-    let found = match named {
-        Some(path) => Some(path).filter(|path| path.is_file()),
-        None => {
-            let path = crate::machine::search_path();
-            let candidates = std::env::split_paths(&path).map(|folder| folder.join("vault"));
-            candidates.into_iter().find(|candidate| candidate.is_file())
-        }
-    };
-    found.context(
+        .or_else(|| std::env::var_os("VAULT_BIN"))
+        .unwrap_or_else(|| "vault".into());
+    let run = [named.to_string_lossy().into_owned()];
+    machine::find_program(&run, Path::new("")).ok().context(
         "no Vault was found: install it (https://developer.hashicorp.com/vault/install), or give its program: `--vault=PATH`",
     )
 }

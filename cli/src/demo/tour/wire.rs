@@ -1,9 +1,8 @@
 //! What is to be had on the network between two sidecars.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 
 use super::calls::told_apart;
 use crate::demo::mesh::{DemoMesh, Running};
@@ -23,7 +22,8 @@ pub(super) async fn plaintext_refused(mesh: &DemoMesh) -> anyhow::Result<String>
     let mut served = Vec::new();
     for address in &mesh.replica("orders")?.replica.addresses {
         let target = SocketAddr::new(*address, HTTP_PORT);
-        let answer = in_plaintext(mesh, &format!("http://{target}/orders/{bait}")).await?;
+        let url = format!("http://{target}/orders/{bait}");
+        let answer = mesh.ask_without_a_sidecar(&["http", &url]).await?;
         if !matches!(answer, Answer::Broken { .. }) {
             served.push(format!("{target}: {}", told_apart(&answer)));
         }
@@ -44,14 +44,6 @@ pub(super) async fn plaintext_refused(mesh: &DemoMesh) -> anyhow::Result<String>
         other => bail!("{told}, but web's call: {}", told_apart(&other)),
     }
     Ok(format!("{told}, none of which was answered"))
-}
-
-/// A call of somebody on the network who has no sidecar.
-async fn in_plaintext(mesh: &DemoMesh, url: &str) -> anyhow::Result<Answer> {
-    let mut command = mesh.on_the_switch(&["ask", "http", url])?;
-    let finished = command.stdin(Stdio::null()).output().await?;
-    serde_json::from_slice(&finished.stdout)
-        .with_context(|| String::from_utf8_lossy(&finished.stderr).trim().to_owned())
 }
 
 fn marker(name: &str) -> String {
