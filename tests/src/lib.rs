@@ -20,7 +20,7 @@ mod vault;
 pub use agent::Agent;
 pub use altered::{altered, without};
 pub use kubernetes::Kubernetes;
-pub use mesh::{Mesh, MeshFile};
+pub use mesh::{Mesh, MeshFile, enter_network};
 pub use offline::{OfflineAuthority, openssl};
 pub use otlp::{Collector, ReceivedSpan};
 pub use output::{DEADLINE, Output, wait_until};

@@ -343,7 +343,7 @@ impl Mesh {
 }
 
 /// A command, to be added, in the network of a process, with every right there.
-fn enter_network(pid: i64) -> Command {
+pub fn enter_network(pid: i64) -> Command {
     let mut enter = Command::new("nsenter");
     if !crate::is_root() {
         enter.args(["--user", "--preserve-credentials"]);

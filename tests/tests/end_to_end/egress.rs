@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use watchword_tests::{Mesh, MeshFile, Output, is_root, run, wait_until};
+use watchword_tests::{Mesh, MeshFile, Output, enter_network, is_root, run, wait_until};
 
 use crate::publish::TALK;
 use crate::strangers::{counter, replica};
@@ -67,12 +67,7 @@ impl Outside {
     }
 
     fn serve(&mut self, script: &str, address: &str) {
-        let mut enter = Command::new("nsenter");
-        if !is_root() {
-            enter.args(["--user", "--preserve-credentials"]);
-        }
-        let mut server = enter
-            .args(["--net", "--target", &self.holder.id().to_string(), "--"])
+        let mut server = enter_network(self.holder.id().into())
             .args(["python3", script, address, "9000"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
