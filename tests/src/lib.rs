@@ -18,7 +18,7 @@ mod tools;
 mod vault;
 
 pub use agent::Agent;
-pub use altered::{altered, without};
+pub use altered::{altered, without, without_ipv6};
 pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile, enter_network};
 pub use offline::{OfflineAuthority, openssl};

@@ -286,7 +286,10 @@ impl Administrator {
     pub fn run_script(&self, script: &str, folder: &Path) -> Result<String> {
         let programs = self.folder.path().join("bin");
         fs::create_dir_all(&programs)?;
-        std::os::unix::fs::symlink(&self.program, programs.join("vault"))?;
+        let link = programs.join("vault");
+        if !link.exists() {
+            std::os::unix::fs::symlink(&self.program, link)?;
+        }
         let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
         let mut command = Command::new("sh");
         command.args(["-ec", script]).current_dir(folder).env("PATH", path);

@@ -1,9 +1,11 @@
 //! What the kernel gives: namespaces, redirection, IPv6. Where no file tells,
 //! it is tried.
 
+use std::net::{Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
 use serde_json::json;
 
 use super::programs::search_path;
@@ -38,9 +40,12 @@ fn judge_version(text: &str) -> Finding {
     }
 }
 
-/// Whether the kernel has IPv6 at all.
+/// Whether the kernel has IPv6 at all, and lets us have it: a sandbox may show
+/// the file and refuse the sockets.
 pub(crate) fn has_ipv6() -> bool {
-    Path::new(FAMILIES).exists()
+    let is_refused = |error: &std::io::Error| error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
+    let tried = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    Path::new(FAMILIES).exists() && !tried.is_err_and(|error| is_refused(&error))
 }
 
 /// A mesh does without.

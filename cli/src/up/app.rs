@@ -1,6 +1,7 @@
 //! A replica's program: started inside the replica, watched until it
 //! listens, started again when it ends.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -10,8 +11,9 @@ use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::listening::{Listening, listening};
+use super::listening::{Listening, listeners};
 use super::output::{Output, Prefix};
 use super::plan::Replica;
 use super::process::{self, Backoff};
@@ -25,6 +27,8 @@ const SHORTEST_POLL: Duration = Duration::from_millis(25);
 const LONGEST_POLL: Duration = Duration::from_millis(400);
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(10);
 const MAX_MESSAGE: u64 = 4096;
+/// A program may open one port after the other.
+const PATIENCE_WITH_PORTS: Duration = Duration::from_secs(3);
 
 /// One replica's program.
 #[derive(Debug)]
@@ -91,6 +95,8 @@ impl App {
 
     async fn run_once(&self, stage: &StageWatch) -> Run {
         let stop = || stage.reached(Stage::StopApps);
+        // The sidecar's, that is.
+        let taken: BTreeSet<u16> = listeners(self.holder).into_keys().collect();
         let launched = tokio::select! {
             launched = self.launch() => launched,
             () = stop() => return Run::Asked,
@@ -99,7 +105,7 @@ impl App {
             Ok(child) => child,
             Err(error) => return Run::NotStarted(format!("{error:#}")),
         };
-        match process::wait_or_stop(&mut child, stop(), self.announce()).await {
+        match process::wait_or_stop(&mut child, stop(), self.announce(&taken)).await {
             None => Run::Asked,
             Some(status) => Run::Ended(process::describe_end(status)),
         }
@@ -138,28 +144,44 @@ impl App {
         }
     }
 
-    /// Tells when it listens, if it has to.
-    async fn announce(&self) {
+    /// Tells when it listens, if it has to. Ports that were `taken` before it
+    /// started are not its own.
+    async fn announce(&self, taken: &BTreeSet<u16>) {
         let name = &self.replica.name;
         if let Some(port) = self.replica.healthy {
+            let began = Instant::now();
             // The kernel walks large tables for each look: look less and less often.
             let mut pause = SHORTEST_POLL;
-            let mut told = None;
+            let (mut told, mut warned) = (None, None);
             loop {
-                let found = listening(self.holder, port);
-                let reason = match found {
-                    Listening::Everywhere => break,
-                    Listening::Nowhere => format!("nothing listens on its port {port} yet"),
-                    Listening::OnLoopback => format!(
-                        "its port {port} listens on loopback alone, where nobody else reaches it: let it listen on \
-                         0.0.0.0 or [::]"
+                let found = listeners(self.holder);
+                if found.get(&port) == Some(&Listening::Everywhere) {
+                    break;
+                }
+                let others: Vec<_> = found.keys().filter(|port| !taken.contains(port)).collect();
+                let (reason, is_mistake) = match (found.get(&port), others.first()) {
+                    (Some(_), _) => (
+                        format!(
+                            "its port {port} listens on loopback alone, where nobody else reaches it: let it listen \
+                             on 0.0.0.0 or [::]"
+                        ),
+                        true,
                     ),
+                    (None, Some(other)) => (
+                        format!(
+                            "nothing listens on its port {port} yet, but on {other}: `healthy: {{port: {other}}}` in \
+                             the mesh file would be that"
+                        ),
+                        began.elapsed() > PATIENCE_WITH_PORTS,
+                    ),
+                    (None, None) => (format!("nothing listens on its port {port} yet"), false),
                 };
-                if told != Some(found) {
-                    told = Some(found);
-                    if found == Listening::OnLoopback {
-                        self.output.warn(&format!("{name}: {reason}")).await;
-                    }
+                if is_mistake && warned.as_ref() != Some(&reason) {
+                    self.output.warn(&format!("{name}: {reason}")).await;
+                    warned = Some(reason.clone());
+                }
+                if told.as_ref() != Some(&reason) {
+                    told = Some(reason.clone());
                     let name = name.clone();
                     self.tell(Event::Waits { name, reason }).await;
                 }

@@ -1087,3 +1087,26 @@ fn mistakes_about_traces_are_told_where_they_stand() {
         assert!(found.starts_with(expected), "{found}\nexpected {expected}");
     }
 }
+
+#[test]
+fn what_the_page_of_mesh_files_shows_is_taken() {
+    let page = include_str!("../../../docs/mesh-file.md");
+    let blocks = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split_once("```").unwrap().0);
+    // Policies and cases are tried where those are judged.
+    let starts = ["name: shop", "services:", "egressMode:", "trustBundles:"];
+    let shown: Vec<_> = blocks
+        .filter(|block| starts.iter().any(|start| block.starts_with(start)))
+        .collect();
+    assert_eq!(shown.len(), starts.len(), "{shown:#?}");
+    for block in shown {
+        let missing = |key: &str, line: &str| match block.contains(key) {
+            true => String::new(),
+            false => format!("{line}\n"),
+        };
+        let whole = missing("trustDomain:", "trustDomain: example.org") + &missing("services:", "services: {}") + block;
+        parse(&whole).unwrap_or_else(|found| panic!("{whole}\n{found:#?}"));
+    }
+}

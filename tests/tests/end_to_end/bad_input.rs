@@ -128,3 +128,19 @@ web: {run: [python3, -m, http.server, '8080', --bind, 127.0.0.1], ports: {8080: 
         "{told}"
     );
 }
+
+#[test]
+fn a_server_on_another_port_than_its_healthy_one_is_told_both() {
+    let services = "\
+web: {run: [python3, -m, http.server, '8080', --bind, 0.0.0.0], ports: {8080: http}, healthy: {port: 8081}}
+";
+    let mesh = MeshFile::new(services, "").unwrap().start().unwrap();
+    let told = mesh
+        .output()
+        .wait_for("what is wrong", |line| line.contains("nothing listens"));
+    let told = told.unwrap();
+    assert!(
+        told.contains("web-1: nothing listens on its port 8081") && told.contains("`healthy: {port: 8080}`"),
+        "{told}"
+    );
+}

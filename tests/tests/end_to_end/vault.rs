@@ -1,6 +1,9 @@
 //! A mesh whose certificates a real Vault signs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 use crate::apps::{curl, mesh_file_with};
 use watchword_tests::{Administrator, Mesh, Vault, keys, wait_until};
@@ -91,25 +94,44 @@ fn vault_signs_every_leaf_and_may_be_sealed_for_a_while() {
     assert!(!log.contains("hvs.") && !secrets.iter().any(|secret| log.contains(secret)));
 }
 
+const PAGE: &str = include_str!("../../../docs/vault.md");
+
+/// The first block of a kind after a heading.
+fn shown(heading: &str, kind: &str) -> &'static str {
+    let (_, section) = PAGE.split_once(heading).unwrap();
+    let (_, rest) = section.split_once(&format!("```{kind}\n")).unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+/// PEM: an authority, and a certificate of it with its key.
+fn client_of_an_authority() -> [String; 3] {
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_key = KeyPair::generate().unwrap();
+    let authority = root.self_signed(&root_key).unwrap().pem();
+    let mut client = CertificateParams::default();
+    client.distinguished_name.push(DnType::CommonName, "control-plane");
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = client.signed_by(&key, &Issuer::new(root, root_key)).unwrap();
+    [authority, certificate.pem(), key.serialize_pem()]
+}
+
 #[test]
 fn the_commands_of_the_vault_page_make_a_vault_that_signs_for_a_mesh() {
-    let page = include_str!("../../../docs/vault.md");
-    let block = |kind: &str| {
-        let (_, rest) = page.split_once(&format!("```{kind}\n")).unwrap();
-        rest.split_once("```").unwrap().0
-    };
     let vault = Vault::start_empty(&[]).unwrap();
-    let shown = "[https://vault-1.example.org:8200, https://vault-2.example.org:8200]";
-    let authority = block("yaml");
+    let addresses = "[https://vault-1.example.org:8200, https://vault-2.example.org:8200]";
+    let set_up = "## Setting it up";
+    let authority = shown(set_up, "yaml");
     assert!(
-        authority.contains(shown) && authority.contains("vault-ca.pem"),
+        authority.contains(addresses) && authority.contains("vault-ca.pem"),
         "{authority}"
     );
     let authority = authority
-        .replace(shown, &format!("[{}]", vault.address()))
+        .replace(addresses, &format!("[{}]", vault.address()))
         .replace("vault-ca.pem", &vault.ca_file().display().to_string());
     let file = mesh_file_with(&authority);
-    vault.run_script(block("sh"), file.folder()).unwrap();
+    vault.run_script(shown(set_up, "sh"), file.folder()).unwrap();
     let role = "auth/approle/role/watchword";
     let role_id = vault
         .run(&["read", "-field=role_id", &format!("{role}/role-id")])
@@ -120,4 +142,24 @@ fn the_commands_of_the_vault_page_make_a_vault_that_signs_for_a_mesh() {
     let mesh = file.up().unwrap();
     mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
     assert_eq!(mesh.status().unwrap()["control_plane"]["authority"], "vault");
+    drop(mesh);
+
+    // The same mesh, by the page's other login.
+    let login = "### Login by certificate";
+    let app_role = "    auth: {appRole: {roleIdFile: role-id, secretIdFile: secret-id}}\n";
+    assert!(authority.contains(app_role), "{authority}");
+    let file = mesh_file_with(&authority.replace(app_role, shown(login, "yaml")));
+    let [authority, certificate, key] = client_of_an_authority();
+    file.write(
+        "root.pem",
+        &vault.run(&["read", "-field=certificate", "root/cert/ca"]).unwrap(),
+    )
+    .unwrap();
+    file.write("clients-ca.pem", &authority).unwrap();
+    file.write("client.pem", &certificate).unwrap();
+    let key = file.write("client.key", &key).unwrap();
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+    vault.run_script(shown(login, "sh"), file.folder()).unwrap();
+    let mesh = file.up().unwrap();
+    mesh.exec_ok("web", &curl(&["http://orders:8080/"])).unwrap();
 }

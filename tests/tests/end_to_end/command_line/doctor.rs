@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use watchword_tests::{MeshFile, Vault, altered, binary, without};
+use watchword_tests::{MeshFile, Vault, altered, binary, without, without_ipv6};
 
 use super::watchword;
-use crate::apps::{complaint, mesh, mesh_file, mesh_file_with};
+use crate::apps::{POLICIES, complaint, curl, mesh, mesh_file, mesh_file_with};
 
 fn doctor(changes: &str) -> Output {
     let mut doctor = altered(changes, binary("watchword").unwrap());
@@ -62,6 +62,27 @@ fn a_missing_program_is_named_with_its_package() {
         "`nft` is not installed, and neither are `iptables` and `ip6tables`",
         "`apt-get install nftables`",
     );
+}
+
+#[test]
+fn without_ipv6_a_mesh_has_ipv4_alone_and_doctor_says_so() {
+    let found = findings(&doctor(&without_ipv6()));
+    let ipv6 = found.iter().find(|finding| finding["check"] == "IPv6").unwrap();
+    assert_eq!(ipv6["state"], "warning", "{ipv6}");
+    assert!(
+        ipv6["mend"].as_str().unwrap().contains("`sudo modprobe ipv6`"),
+        "{ipv6}"
+    );
+    let services = "\
+web: {run: [sleep, infinity]}
+orders: {run: [python3, -m, http.server, '8080', --bind, 0.0.0.0], ports: {8080: http}, healthy: {port: 8080}}
+";
+    let file = MeshFile::new(services, POLICIES).unwrap();
+    let mesh = file.on_machine(without_ipv6()).up().unwrap();
+    let said = mesh.output().text();
+    let ready = said.lines().find(|line| line.contains("orders is ready")).unwrap();
+    assert!(ready.contains("10.87.0.") && !ready.contains("fd87"), "{ready}");
+    mesh.exec_ok("web", &curl(&["-f", "http://orders:8080/"])).unwrap();
 }
 
 #[test]

@@ -10,9 +10,19 @@ const PARENT: &str = "b7ad6b7169203331";
 const SAMPLED: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const URL: &str = "http://orders:8080";
 
+/// The section that docs/tracing.md shows, with a socket and a ratio of ours.
+fn shown_section(ratio: &str) -> String {
+    let (_, rest) = include_str!("../../../../docs/tracing.md")
+        .split_once("```yaml\n")
+        .unwrap();
+    let section = rest.split_once("```").unwrap().0;
+    let own = section.replace("/run/otel.sock", "otel.sock").replace("0.01 ", ratio);
+    assert!(own.contains("unix:otel.sock") && own.contains(ratio), "{section}");
+    own
+}
+
 fn traced(ratio: &str) -> (Mesh, Collector) {
-    let top = format!("tracing: {{address: 'unix:otel.sock', sampleRatio: {ratio}}}");
-    let file = mesh_file(&top, POLICIES);
+    let file = mesh_file(&shown_section(ratio), POLICIES);
     let collector = Collector::start(&file.folder().join("otel.sock")).unwrap();
     (file.up().unwrap(), collector)
 }
