@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -24,13 +25,14 @@ const KEEPALIVE_RETRIES: u32 = 4;
 
 /// Without Nagle's delay, and so that a peer that vanished is found although
 /// nothing is sent to it.
-pub(crate) fn watch_peer(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub(crate) fn watch_peer(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// For the trial at start, which goes by loopback.
@@ -117,12 +119,12 @@ impl Dialler {
             DialFrom::Reserved => self.socket_of_reserved(to)?,
             DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
         };
-        connect_within(socket, to).await
+        connect_to_app(socket, to).await
     }
 
     /// Connects to the app for itself: from the own address, as it would.
     pub(crate) async fn connect_self(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        connect_within(self.local_socket(to)?, to).await
+        connect_to_app(self.local_socket(to)?, to).await
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
@@ -221,11 +223,22 @@ fn bind(socket: TcpSocket, from: SocketAddr) -> io::Result<TcpSocket> {
 
 /// Within the deadline, without Nagle's delay.
 pub(crate) async fn connect_within(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT_DEADLINE, socket.connect(to))
-        .await
-        .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))??;
+    let stream = connect_in_time(socket, to).await?;
     watch_peer(&stream)?;
     Ok(stream)
+}
+
+/// The same, to a program on this machine, which can't vanish unnoticed.
+async fn connect_to_app(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = connect_in_time(socket, to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect_in_time(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+    timeout(CONNECT_DEADLINE, socket.connect(to))
+        .await
+        .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))?
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ use watchword_tunnel::{AppStream, ServerTunnel};
 
 use self::stream::Caller;
 use crate::connection::Direction;
-use crate::dial::watch_peer;
 use crate::ended::Ended;
 use crate::foreign_tls::ForeignTls;
 use crate::intercept::CANARY_PORT;
@@ -142,7 +141,6 @@ async fn shake_hands(
         stream.abort();
         return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
     };
-    let _ = watch_peer(&stream);
     // What a port that nobody declared speaks is never asked.
     let foreign = match mesh.snapshots.declared(ends.dialled) {
         Ok(Protocol::Http) => ForeignProtocol::Http1,

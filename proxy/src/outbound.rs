@@ -16,7 +16,6 @@ use watchword_tunnel::{AppStream, Call, Carried, End, Pooled};
 
 use crate::balance::Choice;
 use crate::connection::{Connection, Direction};
-use crate::dial::watch_peer;
 use crate::directory::{Endpoint, Found};
 use crate::egress;
 use crate::ended::Ended;
@@ -44,7 +43,6 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
     let endpoints = match find(mesh, dialled) {
         Ok(Some(endpoints)) => endpoints,
         Ok(None) => {
-            let _ = watch_peer(&app);
             let ended = Box::pin(egress::carry(mesh, app, dialled)).await;
             return connection.end(&ended);
         }
@@ -53,7 +51,6 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
             return connection.end(&Ended::denied(&refusal));
         }
     };
-    let _ = watch_peer(&app);
     let is_foreign = endpoints
         .first()
         .is_some_and(|endpoint| endpoint.peer == PeerKind::Mtls);
@@ -103,7 +100,7 @@ async fn carry(
         traceparent: String::new(),
         requested: dialled.to_string(),
     };
-    let mut call = Call::new(app, open);
+    let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
     while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
         connection.set_peer(endpoint.id.to_string());

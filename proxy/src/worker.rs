@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 use watchword_daemon::Shutdown;
 
 use crate::accept::accept;
+use crate::dial::watch_peer;
 use crate::intercept::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::mesh::Mesh;
 use crate::{inbound, outbound};
@@ -31,8 +33,8 @@ impl Listeners {
         let inbound = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let outbound = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         Ok(Self {
-            inbound: bind_families(inbound, INBOUND_PORT)?,
-            outbound: bind_families(outbound, OUTBOUND_PORT)?,
+            inbound: bind_families(inbound, INBOUND_PORT, &watch_peer)?,
+            outbound: bind_families(outbound, OUTBOUND_PORT, &guard_app)?,
         })
     }
 
@@ -48,10 +50,23 @@ impl Listeners {
     }
 }
 
-fn bind_families(addresses: [IpAddr; 2], port: u16) -> io::Result<Vec<std::net::TcpListener>> {
+/// The kernel gives accepted connections the options of their listener (tcp(7)):
+/// what each of them needs is said once.
+type Options<'a> = &'a dyn Fn(&Socket) -> io::Result<()>;
+
+/// The app's connections end by a reset unless we say otherwise, even when we
+/// are killed before we looked at them: see [`AppStream::guard`].
+///
+/// [`AppStream::guard`]: watchword_tunnel::AppStream::guard
+fn guard_app(listener: &Socket) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    listener.set_linger(Some(Duration::ZERO))
+}
+
+fn bind_families(addresses: [IpAddr; 2], port: u16, options: Options<'_>) -> io::Result<Vec<std::net::TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        match bind(SocketAddr::new(address, port)) {
+        match bind(SocketAddr::new(address, port), options) {
             Ok(listener) => listeners.push(listener),
             // A machine without IPv6.
             Err(error) if address.is_ipv6() && is_no_such_family(&error) => {
@@ -73,7 +88,7 @@ fn is_no_such_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind(address: SocketAddr, options: Options<'_>) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -82,6 +97,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // root the app has our uid, and could listen beside us.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    options(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

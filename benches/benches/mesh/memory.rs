@@ -11,8 +11,7 @@ use crate::rotation::pass;
 use watchword_benches::report::Report;
 
 const PART: &str = "memory";
-/// Streams give memory back that they did not need for so long, with room
-/// (`MEMORY_INTERVAL` of the tunnel).
+/// For what was opened last to come to rest.
 const SETTLED: Duration = Duration::from_secs(5);
 /// For the CPU time of idleness.
 const WINDOW: Duration = Duration::from_secs(5);

@@ -1,21 +1,33 @@
-//! A byte queue with one contiguous piece of memory.
+//! A byte queue in one contiguous piece of memory, which it borrows from its
+//! thread while bytes are in it.
 //!
-//! Invariants: memory is zeroed once when it grows, not per read; it starts
-//! small, grows under load, and shrinks again when asked to while empty. Must
-//! not know: what the bytes mean.
+//! Invariants: what waits without bytes holds no memory; no memory is zeroed
+//! twice; a buffer never shows more than was committed, whoever had its memory
+//! before. Must not know: what the bytes mean.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use crate::frame::{HEADER, MAX_DATA};
 
-/// What an idle stream holds.
-const SMALL: usize = 2 * 1024;
+const LARGE: usize = FRAMES * FRAME;
+/// Full DATA frames that one write to the network or to an app carries where a
+/// flow has so much.
+pub(crate) const FRAMES: usize = 4;
 /// One full DATA frame with its header.
-const LARGE: usize = HEADER + MAX_DATA;
+pub(crate) const FRAME: usize = HEADER + MAX_DATA;
+/// What rests with no more than this, rests in memory of its own size.
+const SMALL: usize = 2 * 1024;
+/// Pieces of memory that a thread keeps for the next who needs one.
+const SPARE: usize = 16;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 #[derive(Default)]
 pub(crate) struct Buffer {
-    /// All of it is initialised.
+    /// All of it is initialised; `LARGE` or more while bytes may be added.
     memory: Vec<u8>,
     start: usize,
     end: usize,
@@ -46,9 +58,7 @@ impl Buffer {
     /// Free memory behind the bytes; [`commit`](Self::commit) says how much of
     /// it was filled.
     pub(crate) fn room(&mut self) -> &mut [u8] {
-        if self.memory.is_empty() {
-            self.memory.resize(SMALL, 0);
-        }
+        self.unfold();
         self.memory.get_mut(self.end..).unwrap_or_default()
     }
 
@@ -58,7 +68,10 @@ impl Buffer {
 
     /// Free bytes behind the queue, without moving anything.
     pub(crate) fn room_left(&self) -> usize {
-        self.memory.len().max(SMALL) - self.end
+        match self.is_folded() {
+            true => LARGE - self.len(),
+            false => self.memory.len() - self.end,
+        }
     }
 
     /// Moves the bytes to the front.
@@ -70,22 +83,15 @@ impl Buffer {
         }
     }
 
-    /// More memory, up to that of one full frame.
-    pub(crate) fn grow(&mut self) {
-        if self.memory.len() < LARGE {
-            self.memory.resize(LARGE, 0);
+    /// Gives memory back that is not needed while nothing happens.
+    pub(crate) fn rest(&mut self) {
+        if self.is_folded() || self.len() > SMALL {
+            return;
         }
-    }
-
-    pub(crate) fn is_large(&self) -> bool {
-        self.memory.len() > SMALL
-    }
-
-    /// Gives memory back, if it is empty.
-    pub(crate) fn shrink(&mut self) {
-        if self.is_empty() && self.is_large() {
-            self.memory = Vec::new();
-        }
+        let own = self.bytes().to_vec();
+        self.start = 0;
+        self.end = own.len();
+        give_back(std::mem::replace(&mut self.memory, own));
     }
 
     /// Appends, with more memory where it must be. Callers bound what they push.
@@ -95,12 +101,50 @@ impl Buffer {
         }
         let needed = self.end + bytes.len();
         if self.memory.len() < needed {
-            self.memory.resize(needed.max(LARGE), 0);
+            self.memory.resize(needed, 0);
         }
         if let Some(room) = self.memory.get_mut(self.end..needed) {
             room.copy_from_slice(bytes);
             self.end = needed;
         }
+    }
+
+    fn is_folded(&self) -> bool {
+        self.memory.len() < LARGE
+    }
+
+    fn unfold(&mut self) {
+        if !self.is_folded() {
+            return;
+        }
+        let mut memory = SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; LARGE]);
+        let length = self.len();
+        if let (Some(room), bytes) = (memory.get_mut(..length), self.bytes()) {
+            room.copy_from_slice(bytes);
+        }
+        self.memory = memory;
+        self.start = 0;
+        self.end = length;
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if !self.is_folded() {
+            give_back(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+/// To the thread, which may have enough, or be ending.
+fn give_back(memory: Vec<u8>) {
+    if memory.len() == LARGE {
+        let _ = SPARES.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARE {
+                spares.push(memory);
+            }
+        });
     }
 }
 
@@ -126,22 +170,49 @@ mod tests {
             let taken = usize::from(round);
             buffer.consume(taken);
             expected.drain(..taken);
+            if round % 3 == 0 {
+                buffer.rest();
+            }
             assert_eq!(buffer.bytes(), expected);
         }
     }
 
     #[test]
-    fn only_an_empty_buffer_shrinks() {
+    fn what_rests_holds_no_more_than_its_bytes() {
         let mut buffer = Buffer::default();
-        assert_eq!(buffer.room_left(), SMALL);
-        buffer.grow();
+        assert_eq!(buffer.room_left(), LARGE);
         assert_eq!(buffer.room().len(), LARGE);
-        buffer.push(b"x");
-        buffer.shrink();
-        assert!(buffer.is_large());
+        buffer.push(b"xyz");
         buffer.consume(1);
-        buffer.shrink();
-        assert!(!buffer.is_large());
-        assert_eq!(buffer.room().len(), SMALL);
+        buffer.rest();
+        assert_eq!((buffer.memory.len(), buffer.room_left()), (2, LARGE - 2));
+        assert_eq!(buffer.room().len(), LARGE - 2);
+        assert_eq!(buffer.bytes(), b"yz");
+        buffer.consume(2);
+        buffer.rest();
+        assert_eq!(buffer.memory.capacity(), 0);
+    }
+
+    #[test]
+    fn memory_goes_from_one_to_the_next_and_shows_nothing_of_the_first() {
+        let mut first = Buffer::default();
+        first.push(b"a secret");
+        let memory = first.memory.as_ptr();
+        drop(first);
+        let mut second = Buffer::default();
+        assert_eq!(second.room().len(), LARGE);
+        assert_eq!(second.memory.as_ptr(), memory);
+        assert!(second.bytes().is_empty());
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_taken_all_the_same() {
+        let mut buffer = Buffer::default();
+        buffer.push(&[1; LARGE]);
+        buffer.push(&[2; 10]);
+        assert_eq!(buffer.len(), LARGE + 10);
+        buffer.consume(LARGE + 10);
+        buffer.rest();
+        assert_eq!(buffer.memory.capacity(), 0);
     }
 }

@@ -34,8 +34,18 @@ impl<A: AppStream> Call<A> {
     /// A call that was not tried yet. Texts in `open` that are longer than
     /// docs/wire.md allows are cut.
     pub fn new(app: A, open: Open) -> Self {
+        Self::with(Leg::new(app), open)
+    }
+
+    /// As [`new`](Self::new), for a connection that is [guarded](AppStream::guard)
+    /// already.
+    pub fn of_guarded(app: A, open: Open) -> Self {
+        Self::with(Leg::of_guarded(app), open)
+    }
+
+    fn with(leg: Leg<A>, open: Open) -> Self {
         Self {
-            leg: Leg::new(app),
+            leg,
             open,
             kept: Kept::default(),
             fin: false,
@@ -143,7 +153,6 @@ impl<T: Transport> ClientTunnel<T> {
     /// As [`watch`](Self::watch), for who holds the tunnel where others may
     /// take it from.
     pub(crate) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Result<IdleEnd, TunnelError>> {
-        self.link.give_back_memory();
         let unused_by = self.idle_since + CLIENT_IDLE;
         let _ = self.link.poll_send(cx);
         match self.link.poll_event(cx) {
@@ -159,6 +168,7 @@ impl<T: Transport> ClientTunnel<T> {
             }
             Poll::Pending => {}
         }
+        self.link.rest();
         let deadline = self.link.deadline(true).map_or(unused_by, |at| at.min(unused_by));
         if self.link.timer.poll(cx, Some(deadline)).is_pending() {
             return Poll::Pending;

@@ -6,10 +6,12 @@
 //! That holds for a process that is killed, too.
 //! Must not know: frames, streams, policies.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection between two sidecars: ordered bytes, encrypted by whoever
@@ -40,6 +42,18 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
     /// As [`Transport::failure`].
     fn failure(&self) -> Option<io::Error>;
 
+    /// Reads into several pieces of memory by one call, filling one after the
+    /// other (readv(2)); into the first alone where that can't be. For who
+    /// expects more than fits into one.
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, pieces: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        let Some(first) = pieces.first_mut() else {
+            return Poll::Ready(Ok(0));
+        };
+        let mut buffer = ReadBuf::new(first);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
     /// While this is on, the system resets the connection when the process is
     /// killed; off, closing it delivers what was written (linger on TCP).
     fn guard(&mut self, _on: bool) {}
@@ -54,6 +68,16 @@ impl AppStream for TcpStream {
 
     fn failure(&self) -> Option<io::Error> {
         self.take_error().unwrap_or_else(Some)
+    }
+
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, pieces: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read_vectored(pieces) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
     }
 
     #[allow(
@@ -80,6 +104,11 @@ pub(crate) struct Leg<A: AppStream> {
 impl<A: AppStream> Leg<A> {
     pub(crate) fn new(mut app: A) -> Self {
         app.guard(true);
+        Self { app: Some(app) }
+    }
+
+    /// As [`new`](Self::new), where the guard is on already.
+    pub(crate) fn of_guarded(app: A) -> Self {
         Self { app: Some(app) }
     }
 

@@ -56,7 +56,8 @@ pub const SERVER_IDLE: Duration = Duration::from_secs(90);
 /// A server closes this long after its GOAWAY, if the client did not.
 pub const GOAWAY_GRACE: Duration = Duration::from_secs(5);
 
+/// OPENED waits so long for an answer that it can go with, where the client has
+/// sent its question along with OPEN.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(1);
 /// How often a side that is not being read is asked for errors.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A stream that moved nothing for this long gives its large buffers back.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(2);

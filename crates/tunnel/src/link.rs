@@ -8,7 +8,7 @@
 
 mod receive;
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use watchword_proto::encode_payload;
 use watchword_proto::tunnel::{Goaway, Reason, Reset};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, FRAME, FRAMES};
 use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::frame::{Decoder, HEADER, Header, MAX_DATA, Type};
@@ -25,10 +25,12 @@ use crate::machine::{Machine, Phase};
 use crate::timer::Timer;
 use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, SILENCE_LIMIT};
 
-pub(crate) use receive::Event;
+pub(crate) use receive::{Event, PIECES};
 
 /// Reading ahead of a slow app stops when less than this is free.
 const AHEAD: usize = 512;
+/// Who reads so much at once will soon have more.
+const FLOW: usize = FRAME / 2;
 
 #[derive(Debug)]
 pub(crate) struct Link<T: Transport> {
@@ -41,6 +43,8 @@ pub(crate) struct Link<T: Transport> {
     /// Whether the payload that comes in pieces is delivered, or thrown away.
     delivers: bool,
     frame_deadline: Option<Instant>,
+    /// Of a read whose bytes before it had to be delivered first.
+    read_failure: Option<TunnelError>,
     output: Buffer,
     needs_flush: bool,
     /// The transport did not take all that was queued.
@@ -63,6 +67,7 @@ impl<T: Transport> Link<T> {
             deliverable: 0,
             delivers: false,
             frame_deadline: None,
+            read_failure: None,
             output: Buffer::default(),
             needs_flush: false,
             stuck: false,
@@ -153,6 +158,30 @@ impl<T: Transport> Link<T> {
         room.get_mut(..length)
     }
 
+    /// As [`data_room`](Self::data_room), for the payloads of as many frames as
+    /// there is memory for, one behind the other.
+    pub(crate) fn data_rooms(&mut self) -> Option<[IoSliceMut<'_>; FRAMES]> {
+        if self.stuck || self.output.room_left() <= HEADER + AHEAD {
+            return None;
+        }
+        let mut frames = self.output.room().chunks_mut(FRAME);
+        Some(std::array::from_fn(|_| {
+            let payload = frames.next().and_then(|frame| frame.get_mut(HEADER..));
+            IoSliceMut::new(payload.unwrap_or_default())
+        }))
+    }
+
+    /// Makes the first `length` bytes of [`data_rooms`](Self::data_rooms) DATA frames.
+    pub(crate) fn commit_flow(&mut self, length: usize) -> Result<(), TunnelError> {
+        let mut left = length;
+        while left > 0 {
+            let of_this = left.min(MAX_DATA);
+            self.commit_data(of_this)?;
+            left -= of_this;
+        }
+        Ok(())
+    }
+
     /// Makes `length` bytes that were put into [`data_room`](Self::data_room)
     /// a DATA frame.
     pub(crate) fn commit_data(&mut self, length: usize) -> Result<(), TunnelError> {
@@ -163,9 +192,6 @@ impl<T: Transport> Link<T> {
             *room = header.encode();
         }
         self.output.commit(HEADER + length);
-        if self.output.room_left() == 0 {
-            self.output.grow();
-        }
         Ok(())
     }
 
@@ -183,21 +209,37 @@ impl<T: Transport> Link<T> {
         Poll::Ready(())
     }
 
-    /// Reads more. Ready after at least one byte. `ahead`: only into memory
-    /// that is free without moving anything.
+    /// Reads more. Ready after at least one byte; a flow is read as far as it
+    /// has come. `ahead`: only into memory that is free without moving anything.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, ahead: bool) -> Poll<Result<(), TunnelError>> {
+        if let Some(error) = self.read_failure.take() {
+            return Poll::Ready(Err(error));
+        }
         if ahead && self.input.room_left() < AHEAD {
             return Poll::Pending;
         }
-        if self.input.room_left() == 0 {
+        if !ahead && self.input.room_left() < FRAME {
             self.input.compact();
-            if self.input.room_left() == 0 {
-                self.input.grow();
+        }
+        let mut count = ready!(self.poll_read(cx))?;
+        while count >= FLOW && self.input.room_left() >= FRAME {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(more)) => count = more,
+                Poll::Ready(Err(error)) => {
+                    self.read_failure = Some(error);
+                    break;
+                }
+                Poll::Pending => break,
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Once. Ready with how many bytes, at least one.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, TunnelError>> {
         let mut room = ReadBuf::new(self.input.room());
         let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room));
-        let (count, full) = (room.filled().len(), room.remaining() == 0);
+        let count = room.filled().len();
         match read {
             Ok(()) if count > 0 => {}
             // TLS calls an end without close_notify an unexpected one; here
@@ -206,10 +248,7 @@ impl<T: Transport> Link<T> {
             _ => return Poll::Ready(Err(TunnelError::Truncated)),
         }
         self.input.commit(count);
-        if full && !ahead {
-            self.input.grow();
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(count))
     }
 
     /// When something must have happened by, as far as the link alone knows.
@@ -243,14 +282,10 @@ impl<T: Transport> Link<T> {
         self.transport.failure().map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Whether memory could be given back.
-    pub(crate) fn holds_spare_memory(&self) -> bool {
-        (self.input.is_empty() && self.input.is_large()) || (self.output.is_empty() && self.output.is_large())
-    }
-
-    pub(crate) fn give_back_memory(&mut self) {
-        self.input.shrink();
-        self.output.shrink();
+    /// Nothing is done until the next wake: memory is for others meanwhile.
+    pub(crate) fn rest(&mut self) {
+        self.input.rest();
+        self.output.rest();
     }
 
     /// Ends the tunnel without waiting: RESET of the stream with the reason

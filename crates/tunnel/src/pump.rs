@@ -22,7 +22,21 @@ use crate::error::{CloseReason, TunnelError};
 use crate::link::Link;
 use crate::machine::Phase;
 use crate::outcome::{Backlog, Closed, Owed};
-use crate::{CHECK_INTERVAL, DISCARD_DEADLINE, MEMORY_INTERVAL};
+use crate::{ANSWER_PATIENCE, CHECK_INTERVAL, DISCARD_DEADLINE};
+
+/// What is sent along with OPEN and is no more than this, in bytes, is taken
+/// for a question: whoever has more to send needs OPENED for it.
+const QUESTION: u64 = 4 * 1024;
+
+/// Whether OPENED, which is queued, waits for the app's answer to go with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// What came along with OPEN is yet to be looked at.
+    Undecided,
+    /// Until then, unless the client sends more than so many bytes.
+    Until(Instant, u64),
+    No,
+}
 
 /// What the client has sent before OPENED, to be sent again elsewhere.
 #[derive(Debug, Default)]
@@ -74,6 +88,7 @@ pub(crate) struct Pump<T: Transport, A: AppStream> {
     opened: bool,
     /// OPENED must have come by.
     opened_by: Option<Instant>,
+    held: Held,
     /// What goes to the app before what the link has read.
     backlog: Backlog,
     /// Received DATA goes to the backlog, since its END was read behind it.
@@ -82,6 +97,8 @@ pub(crate) struct Pump<T: Transport, A: AppStream> {
     fin_due: bool,
     /// FIN was queued.
     app_ended: bool,
+    /// The app gave a full frame: it may have several.
+    flows: bool,
     /// The app takes nothing any more; what it said before is still read, until then.
     heard_out_by: Option<Instant>,
     why: Option<CloseReason>,
@@ -100,9 +117,6 @@ struct Waits {
     /// The app does not take what was received.
     app_is_slow: bool,
     check_at: Option<Instant>,
-    memory_at: Option<Instant>,
-    /// Bytes moved when `memory_at` was set.
-    moved: u64,
 }
 
 impl<T: Transport, A: AppStream> Pump<T, A> {
@@ -110,6 +124,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     pub(crate) fn opening(link: Link<T>, leg: Leg<A>, early: Early, opened_by: Instant) -> Self {
         Self {
             opened: false,
+            held: Held::No,
             opened_by: Some(opened_by),
             early,
             ..Self::opened(link, leg, Backlog::default(), false)
@@ -125,16 +140,31 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             answer: None,
             opened: true,
             opened_by: None,
+            held: Held::Undecided,
             backlog,
             absorbs: false,
             fin_due,
             app_ended: false,
+            flows: false,
             heard_out_by: None,
             why: None,
             settle_by: None,
             sent: 0,
             received: 0,
             waits: Waits::default(),
+        }
+    }
+
+    /// Whether OPENED waits on, after a look at what the client has sent.
+    fn hold(&self) -> Held {
+        let is_delivered = self.backlog.is_empty() && self.link.deliverable().is_empty();
+        let is_question = (1..=QUESTION).contains(&self.received) && self.link.machine.phase() == Phase::Open;
+        match self.held {
+            Held::Undecided if is_delivered && is_question => {
+                Held::Until(Instant::now() + ANSWER_PATIENCE, self.received)
+            }
+            Held::Until(_, question) if is_question && self.received == question => self.held,
+            _ => Held::No,
         }
     }
 
@@ -188,13 +218,28 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
+        let result = self.go_on(cx);
+        self.link.rest();
+        result
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         loop {
             if let Some(until) = self.settle_by {
                 return self.link.poll_settle(cx, until);
             }
             let wants_room = self.fill(cx)?;
-            let sent = self.link.poll_send(cx).is_ready();
+            if self.sent > 0 || self.app_ended {
+                self.held = Held::No;
+            }
+            let sent = self.held == Held::No && self.link.poll_send(cx).is_ready();
             let changed = self.receive(cx)?;
+            if self.held != Held::No {
+                self.held = self.hold();
+                if self.held == Held::No {
+                    continue;
+                }
+            }
             match self.link.machine.phase() {
                 Phase::Idle if sent && self.settle_by.is_none() => return Poll::Ready(Ok(())),
                 Phase::Closed => return Poll::Ready(Ok(())),
@@ -245,6 +290,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     fn cut(&mut self, cx: &mut Context<'_>, reason: Reason) {
         self.why.get_or_insert(CloseReason::Cut(reason));
         self.reset_app();
+        if self.held != Held::No {
+            let _ = self.link.poll_send(cx);
+        }
         self.link.cut(cx, reason);
     }
 
@@ -279,17 +327,13 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         } else if waits.check_at.is_none() {
             waits.check_at = Some(Instant::now() + CHECK_INTERVAL);
         }
-        if !self.link.holds_spare_memory() {
-            waits.memory_at = None;
-        } else if waits.memory_at.is_none() {
-            waits.memory_at = Some(Instant::now() + MEMORY_INTERVAL);
-            waits.moved = self.sent + self.received;
-        }
         let link = self.link.deadline(!waits.app_is_slow);
-        [self.opened_by, self.heard_out_by, waits.check_at, waits.memory_at, link]
-            .into_iter()
-            .flatten()
-            .min()
+        let held = match self.held {
+            Held::Until(moment, _) => Some(moment),
+            _ => None,
+        };
+        let ours = [self.opened_by, held, self.heard_out_by, waits.check_at];
+        ours.into_iter().chain([link]).flatten().min()
     }
 
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
@@ -300,14 +344,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             self.opened_by = None;
             return self.end(cx, CloseReason::OpenTimeout, Reason::Timeout);
         }
+        if matches!(self.held, Held::Until(moment, _) if now >= moment) {
+            self.held = Held::No;
+        }
         if passed(self.heard_out_by) {
             return self.end(cx, CloseReason::AppReset, Reason::AppReset);
-        }
-        if passed(self.waits.memory_at) {
-            self.waits.memory_at = None;
-            if self.waits.moved == self.sent + self.received {
-                self.link.give_back_memory();
-            }
         }
         if passed(self.waits.check_at) {
             self.waits.check_at = None;

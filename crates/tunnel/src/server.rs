@@ -73,7 +73,6 @@ impl<T: Transport> ServerTunnel<T> {
     /// # Errors
     /// The connection failed, or the client broke the protocol.
     pub async fn next(mut self, drain: impl Future<Output = Reason>) -> Result<Option<Opening<T>>, TunnelError> {
-        self.link.give_back_memory();
         let mut drain = pin!(drain);
         let mut goodbye = self
             .link
@@ -91,6 +90,7 @@ impl<T: Transport> ServerTunnel<T> {
                 if let Poll::Ready(result) = self.poll_open(cx) {
                     return Poll::Ready(result.inspect_err(|error| self.link.fail(cx, error)));
                 }
+                self.link.rest();
                 let wait = goodbye.unwrap_or(idle_by);
                 let reading = !self.link.is_stuck();
                 let deadline = self.link.deadline(reading).map_or(wait, |at| at.min(wait));
@@ -243,6 +243,7 @@ impl<T: Transport> Opening<T> {
                 // The machine lets nothing else in here.
                 Poll::Ready(_) => {}
                 Poll::Pending => {
+                    self.link.rest();
                     let deadline = self.link.deadline(true);
                     if self.link.timer.poll(cx, deadline).is_pending() {
                         return Poll::Pending;

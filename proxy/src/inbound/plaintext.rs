@@ -20,7 +20,6 @@ use watchword_tunnel::AppStream;
 
 use super::single::{Limits, carry_to};
 use crate::connection::Connection;
-use crate::dial::watch_peer;
 use crate::ended::Ended;
 use crate::enforce::Question;
 use crate::mesh::Mesh;
@@ -50,7 +49,6 @@ pub(super) async fn serve_unless_tls(
     ends: &Ends,
     mut connection: Connection,
 ) -> Option<(TcpStream, Connection)> {
-    let _ = watch_peer(&stream);
     // Beyond it as in strict mode: they must not be in the way of an identity.
     let Some(_place) = mesh.plaintext_room.enter(ends.from.ip()) else {
         return Some((stream, connection));

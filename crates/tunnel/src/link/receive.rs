@@ -4,6 +4,7 @@
 //! at; control payloads are decoded here or are an error; DATA stays where it
 //! was read. Must not know: who takes the events.
 
+use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
@@ -11,11 +12,16 @@ use watchword_proto::decode_payload;
 use watchword_proto::tunnel::{Denied, Goaway, Open, Reason, Refused, Reset};
 
 use super::Link;
+use crate::buffer::FRAMES;
 use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::frame::{HEADER, Header, Step, Type};
 use crate::machine::{Farewell, Phase, Verdict};
 use crate::payload::{decode_denied, decode_open};
+
+/// Frames that one write to an app takes: a buffer full, the first and the last
+/// of them in part.
+pub(crate) const PIECES: usize = FRAMES + 1;
 
 /// What the other side did.
 #[derive(Debug)]
@@ -106,6 +112,53 @@ impl<T: Transport> Link<T> {
         let count = count.min(self.deliverable);
         self.deliverable -= count;
         self.input.consume(count);
+    }
+
+    /// What is deliverable, and the payloads of DATA that were read behind it:
+    /// how many pieces there are. A frame that breaks the protocol ends them.
+    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>; PIECES]) -> usize {
+        let (first, mut rest) = self
+            .input
+            .bytes()
+            .split_at_checked(self.deliverable)
+            .unwrap_or_default();
+        let mut payloads = std::iter::once(first).chain(std::iter::from_fn(|| {
+            let is_open = matches!(self.machine.phase(), Phase::Open | Phase::FinSent);
+            if !is_open || self.decoder.is_within_payload() {
+                return None;
+            }
+            let header = Header::decode(*rest.first_chunk()?).ok()?;
+            if header.kind != Type::Data || header.stream != self.machine.latest() {
+                return None;
+            }
+            let behind = rest.get(HEADER..)?;
+            let (payload, behind) = behind.split_at_checked(header.length).unwrap_or((behind, &[]));
+            rest = behind;
+            Some(payload)
+        }));
+        let mut count = 0;
+        for (piece, payload) in pieces.iter_mut().zip(&mut payloads) {
+            *piece = IoSlice::new(payload);
+            count += 1;
+        }
+        count
+    }
+
+    /// So many bytes of [`pieces`](Self::pieces) were delivered: their frames
+    /// go through the machine now.
+    pub(crate) fn delivered_pieces(&mut self, count: usize) -> Result<(), TunnelError> {
+        let mut left = count;
+        loop {
+            let of_this = left.min(self.deliverable);
+            self.delivered(of_this);
+            left -= of_this;
+            if left == 0 {
+                return Ok(());
+            }
+            if !matches!(self.next_event()?, Some(Event::Data)) {
+                return Err(TunnelError::Aborted);
+            }
+        }
     }
 
     /// What is deliverable, and the rest of its frame, has nobody to go to.
@@ -202,9 +255,6 @@ impl<T: Transport> Link<T> {
     fn make_room(&mut self, bytes: usize) {
         if bytes > self.input.len() + self.input.room_left() {
             self.input.compact();
-            if bytes > self.input.len() + self.input.room_left() {
-                self.input.grow();
-            }
         }
     }
 }

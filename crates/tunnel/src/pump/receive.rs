@@ -4,14 +4,28 @@
 //! of a stream whose END was read behind them; nothing is decoded beyond the
 //! stream's end.
 
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::{Answer, Pump};
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
-use crate::link::Event;
+use crate::link::{Event, PIECES};
 use crate::machine::{Farewell, Phase};
+
+/// Who is in the way of what was received.
+enum Undelivered {
+    /// The app takes nothing any more.
+    ByApp,
+    ByPeer(TunnelError),
+}
+
+impl From<io::Error> for Undelivered {
+    fn from(_: io::Error) -> Self {
+        Self::ByApp
+    }
+}
 
 impl<T: Transport, A: AppStream> Pump<T, A> {
     /// Delivers and reads until one side makes it wait. True when something
@@ -21,10 +35,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         while self.settle_by.is_none() {
             let slow = match self.deliver(cx) {
                 Poll::Ready(Ok(())) => false,
-                Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(Undelivered::ByApp)) => {
                     self.hear_out(cx)?;
                     return Ok(true);
                 }
+                Poll::Ready(Err(Undelivered::ByPeer(error))) => return Err(error),
                 Poll::Pending => true,
             };
             let has_fin = self.fin_due || self.link.machine.phase() == Phase::FinReceived;
@@ -52,7 +67,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     }
 
     /// Writes to the app what is there for it, then its end.
-    fn deliver(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn deliver(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
         if self.heard_out_by.is_some() {
             self.throw_away();
         }
@@ -61,24 +76,25 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         };
         loop {
             let late = !self.backlog.is_empty();
-            let bytes = if late {
-                self.backlog.bytes()
-            } else {
-                self.link.deliverable()
-            };
-            if bytes.is_empty() {
+            let count = if late {
+                ready!(Pin::new(&mut *app).poll_write(cx, self.backlog.bytes()))?
+            } else if self.link.deliverable().is_empty() {
                 break;
-            }
-            let count = ready!(Pin::new(&mut *app).poll_write(cx, bytes))?;
+            } else {
+                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let used = self.link.pieces(&mut pieces);
+                let pieces = pieces.get(..used).unwrap_or_default();
+                ready!(Pin::new(&mut *app).poll_write_vectored(cx, pieces))?
+            };
             if count == 0 {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(Undelivered::ByApp));
             }
+            self.received += count as u64;
             if late {
                 self.backlog.consume(count);
             } else {
-                self.link.delivered(count);
+                self.link.delivered_pieces(count).map_err(Undelivered::ByPeer)?;
             }
-            self.received += count as u64;
         }
         if self.fin_due {
             ready!(Pin::new(app).poll_shutdown(cx))?;

@@ -3,6 +3,7 @@
 //! Invariants: an app is read right behind the room for a header, so that a
 //! frame is one piece; before OPENED no more is read than is kept.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -32,43 +33,51 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             } else {
                 EARLY_LIMIT - self.early.kept.0.len()
             };
-            let (Some(app), true) = (self.leg.app(), limit > 0) else {
+            if self.leg.app().is_none() || limit == 0 {
                 return Ok(false);
-            };
-            let Some(room) = self.link.data_room(limit) else {
+            }
+            let Some(read) = self.read_app(cx, limit) else {
                 return Ok(true);
             };
-            let mut buffer = ReadBuf::new(room);
-            match Pin::new(app).poll_read(cx, &mut buffer) {
+            let count = match read {
                 Poll::Pending => {
                     self.waits.app_is_read = true;
                     return Ok(false);
                 }
-                Poll::Ready(Err(_)) => {
+                // An error that says so was taken when writing failed.
+                Poll::Ready(Ok(0)) if self.heard_out_by.is_none() => {
+                    self.send_fin()?;
+                    break;
+                }
+                Poll::Ready(Ok(0) | Err(_)) => {
                     self.end(cx, CloseReason::AppReset, Reason::AppReset)?;
                     return Ok(true);
                 }
-                Poll::Ready(Ok(())) => {}
-            }
-            let bytes = buffer.filled();
-            if bytes.is_empty() && self.heard_out_by.is_some() {
-                // The error that says so was taken when writing failed.
-                self.end(cx, CloseReason::AppReset, Reason::AppReset)?;
-                return Ok(true);
-            }
-            if bytes.is_empty() {
-                self.send_fin()?;
-                break;
-            }
-            let count = bytes.len();
-            if !self.opened {
-                self.early.kept.0.extend_from_slice(bytes);
-                self.early.sent += count;
-            }
-            self.link.commit_data(count)?;
+                Poll::Ready(Ok(count)) => count,
+            };
+            self.flows = count >= MAX_DATA;
+            self.link.commit_flow(count)?;
             self.sent += count as u64;
         }
         Ok(false)
+    }
+
+    /// Reads right to where it is sent from, more than a frame at once where
+    /// the last one was full. None: there is no room.
+    fn read_app(&mut self, cx: &mut Context<'_>, limit: usize) -> Option<Poll<io::Result<usize>>> {
+        let app = self.leg.app()?;
+        if self.flows && self.opened {
+            let mut rooms = self.link.data_rooms()?;
+            return Some(app.poll_read_vectored(cx, &mut rooms));
+        }
+        let mut buffer = ReadBuf::new(self.link.data_room(limit)?);
+        let read = Pin::new(app).poll_read(cx, &mut buffer);
+        let bytes = buffer.filled();
+        if !self.opened {
+            self.early.kept.0.extend_from_slice(bytes);
+            self.early.sent += bytes.len();
+        }
+        Some(read.map_ok(|()| bytes.len()))
     }
 
     pub(super) fn may_send(&self) -> bool {

@@ -1,11 +1,11 @@
 //! In-memory edges that record an abort, and both drivers as tasks.
 
 use std::future::pending;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
@@ -126,6 +126,20 @@ impl AsyncWrite for Edge {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
+    /// As a kernel does it, which takes any part of all pieces.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        self.poll_write(cx, &all)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
@@ -161,5 +175,19 @@ impl AppStream for Edge {
 
     fn failure(&self) -> Option<io::Error> {
         Transport::failure(self)
+    }
+
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, pieces: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        let mut all = vec![0; pieces.iter().map(|piece| piece.len()).sum()];
+        let mut buffer = ReadBuf::new(&mut all);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        let mut rest = buffer.filled();
+        let count = rest.len();
+        for piece in pieces {
+            let (now, later) = rest.split_at(piece.len().min(rest.len()));
+            piece[..now.len()].copy_from_slice(now);
+            rest = later;
+        }
+        Poll::Ready(Ok(count))
     }
 }

@@ -11,7 +11,7 @@ use watchword_proto::tunnel::{Denied, Goaway, Reason, Reset};
 use watchword_tunnel::frame::{MAX_DATA, Type};
 use watchword_tunnel::{ClientTunnel, CloseReason, Dialled, End, IdleEnd, ServerTunnel, TunnelError};
 
-use crate::edges::{call, edge, next, tunnels};
+use crate::edges::{call, edge, next, serve, tunnels};
 use crate::peer::{Peer, frame, goaway, open, opened, reset};
 
 fn seconds(since: Instant) -> u64 {
@@ -228,4 +228,45 @@ async fn a_client_that_closes_the_tunnel_while_dialling_is_noticed() {
     drop(peer);
     let dialled = opening.dial(pending::<()>(), pending()).await;
     assert!(matches!(dialled, Dialled::Lost(TunnelError::Truncated)), "{dialled:?}");
+}
+
+/// A client's first bytes, and the app that gets them.
+async fn served(first: &[u8]) -> (Peer, tokio::io::DuplexStream) {
+    let (transport, _, wire) = edge(1_000_000);
+    let mut peer = Peer { wire };
+    peer.write(&[&open(1), first].concat()).await;
+    let (app, _, far) = edge(1_000_000);
+    serve(ServerTunnel::new(transport), app);
+    (peer, far)
+}
+
+#[tokio::test(start_paused = true)]
+async fn opened_goes_with_an_answer_that_comes_at_once() {
+    let (mut peer, mut far) = served(&frame(Type::Data, 1, b"?")).await;
+    assert_eq!(far.read_u8().await.unwrap(), b'?');
+    far.write_all(b"!").await.unwrap();
+    let mut first = [0; 100];
+    let count = peer.wire.read(&mut first).await.unwrap();
+    assert_eq!(first[..count], [opened(1), frame(Type::Data, 1, b"!")].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn opened_waits_a_millisecond_for_an_answer_and_for_nothing_else() {
+    let question = frame(Type::Data, 1, b"?");
+    let upload = frame(Type::Data, 1, &[0; 5000]);
+    let moment = Duration::from_millis(1);
+    let cases: [(&[u8], bool); 3] = [(&question, true), (&upload, false), (&[], false)];
+    for (first, waits) in cases {
+        let start = Instant::now();
+        let (mut peer, _far) = served(first).await;
+        peer.expect(Type::Opened, 1).await;
+        assert_eq!(start.elapsed() >= moment, waits, "{} bytes", first.len());
+        assert!(start.elapsed() <= 2 * moment);
+    }
+    let start = Instant::now();
+    let (mut peer, mut far) = served(&question).await;
+    assert_eq!(far.read_u8().await.unwrap(), b'?');
+    peer.write(&question).await;
+    peer.expect(Type::Opened, 1).await;
+    assert!(start.elapsed() < moment, "who goes on sending needs OPENED");
 }
