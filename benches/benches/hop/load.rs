@@ -1,33 +1,107 @@
-//! Load by h2load: keep-alive connections over HTTP/1.1, each with one
-//! request after the other, until a fixed number of them is answered.
+//! The loads, and what their makers saw: requests by h2load, new connections
+//! by wrk, a large file by curl.
 //!
-//! Invariant: a run in which a request was not answered with 200 is an error.
+//! Invariant: a run in which something was not answered, or not with 200, is an
+//! error.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
-/// The server as the requests name it, whoever is dialled.
-pub(crate) const URL: &str = "http://server:8080/orders/1";
+/// How the requests name the server, whoever is dialled.
+pub(crate) const PATH: &str = "/orders/1";
+/// The large file: sparse, so that only its way costs.
+pub(crate) const BULK_BYTES: u64 = 512_000_000;
+/// New connections at a time.
+const AT_A_TIME: &str = "8";
 /// A run that takes longer has failed.
 const SECONDS: &str = "120";
 
-/// How much is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) connections: usize,
-    pub(crate) requests: usize,
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// One request after the other on each connection.
+    Requests { connections: usize, requests: usize },
+    /// Requests at fixed times, whether or not the one before is answered.
+    Steady {
+        connections: usize,
+        per_second: usize,
+        seconds: usize,
+    },
+    /// Each with one request.
+    Connections { seconds: usize },
+    /// The large file, so often.
+    Bulk { times: usize },
+}
+
+impl Load {
+    /// Of the measurement: the same for every size.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Requests { connections, .. } => format!("requests, {}", count(connections)),
+            Self::Steady { connections, .. } => format!("latency, {}", count(connections)),
+            Self::Connections { .. } => "new connections".to_owned(),
+            Self::Bulk { .. } => "bulk".to_owned(),
+        }
+    }
+
+    /// What its CPU time is divided by.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Requests { .. } | Self::Steady { .. } => "request",
+            Self::Connections { .. } => "connection",
+            Self::Bulk { .. } => "MB",
+        }
+    }
+
+    /// A little of the same kind: what proxies keep is there afterwards.
+    pub(crate) fn warm_up(self) -> Self {
+        match self {
+            Self::Requests { connections, requests } => Self::Requests {
+                connections,
+                requests: (requests / 10).max(connections),
+            },
+            Self::Steady { connections, .. } => Self::Requests {
+                connections,
+                requests: connections * 5,
+            },
+            Self::Connections { .. } | Self::Bulk { .. } => Self::Requests {
+                connections: 8,
+                requests: 80,
+            },
+        }
+    }
+}
+
+fn count(connections: usize) -> String {
+    let some = if connections == 1 { "connection" } else { "connections" };
+    format!("{connections} {some}")
 }
 
 /// What came of it, as the caller saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
+    /// Requests, connections or MB.
+    pub(crate) units: f64,
     pub(crate) per_second: f64,
-    /// In microseconds.
+    pub(crate) latency: Option<Latency>,
+}
+
+/// In microseconds, from the sending of a request to the end of its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latency {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+impl Latency {
+    pub(crate) fn as_json(self) -> Value {
+        json!({"p50": self.p50, "p99": self.p99, "p999": self.p999})
+    }
 }
 
 /// A folder that h2load writes what it saw into, whoever runs it.
@@ -41,13 +115,46 @@ impl Log {
         Ok(Self(folder.join("requests")))
     }
 
-    /// The command that makes the load, to whom it dials. Forgets the last one.
-    pub(crate) fn command(&self, load: Load, dials: &str) -> Vec<String> {
+    /// Makes a load on `dials`, which stands for `server`, by commands that
+    /// `run` runs at the client.
+    pub(crate) fn make(&self, load: Load, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
+        match load {
+            Load::Requests { connections, requests } => self.h2load(connections, requests, &[], dials, run),
+            Load::Steady {
+                connections,
+                per_second,
+                seconds,
+            } => {
+                let each = per_second as f64 / connections as f64;
+                // They begin one after the other within the time between two
+                // requests of one, or all would ask at once.
+                let options = [
+                    format!("--rps={each}"),
+                    "--rate=1".to_owned(),
+                    format!("--rate-period={}us", 1_000_000 / per_second),
+                ];
+                let options = if connections == 1 { &options[..1] } else { &options[..] };
+                self.h2load(connections, per_second * seconds, options, dials, run)
+            }
+            Load::Connections { seconds } => connections(seconds, dials, run),
+            Load::Bulk { times } => bulk(times, dials, run),
+        }
+    }
+
+    fn h2load(
+        &self,
+        connections: usize,
+        requests: usize,
+        options: &[String],
+        dials: &str,
+        run: impl Fn(&[String]) -> Result<String>,
+    ) -> Result<Seen> {
         // h2load appends. The first time there is none.
         let _ = fs::remove_file(&self.0);
-        let (connections, requests) = (load.connections.to_string(), load.requests.to_string());
+        let (clients, total) = (connections.to_string(), requests.to_string());
         let log = self.0.display().to_string();
-        [
+        let url = format!("http://server{PATH}");
+        let words = [
             "timeout",
             SECONDS,
             "h2load",
@@ -55,28 +162,30 @@ impl Log {
             "--threads",
             "1",
             "--clients",
-            &connections,
+            &clients,
             "--requests",
-            &requests,
+            &total,
             "--log-file",
             &log,
             "--connect-to",
             dials,
-            URL,
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        ];
+        let mut command = words.map(str::to_owned).to_vec();
+        command.extend_from_slice(options);
+        command.push(url);
+        let said = run(&command)?;
+        self.seen(requests, &said)
     }
 
     /// What the last load saw. `said`: what h2load printed.
-    pub(crate) fn seen(&self, load: Load, said: &str) -> Result<Seen> {
+    fn seen(&self, requests: usize, said: &str) -> Result<Seen> {
         let text = fs::read_to_string(&self.0).with_context(|| said.to_owned())?;
-        let mut took = Vec::with_capacity(load.requests);
+        let mut took = Vec::with_capacity(requests);
         let (mut begin, mut end) = (u64::MAX, 0);
         for line in text.lines() {
             let fields: Vec<_> = line.split('\t').collect();
             let [began, status, microseconds] = fields.as_slice() else {
-                anyhow::bail!("h2load's log has a line {line:?}");
+                bail!("h2load's log has a line {line:?}");
             };
             ensure!(*status == "200", "an answer with {status}\n{said}");
             let (began, long): (u64, u64) = (began.parse()?, microseconds.parse()?);
@@ -84,10 +193,9 @@ impl Log {
             took.push(long);
         }
         ensure!(
-            took.len() == load.requests,
-            "{} of {} requests were answered\n{said}",
+            took.len() == requests,
+            "{} of {requests} requests were answered\n{said}",
             took.len(),
-            load.requests
         );
         took.sort_unstable();
         let at = |share: f64| {
@@ -96,9 +204,84 @@ impl Log {
                 .unwrap_or_default() as f64
         };
         Ok(Seen {
-            per_second: load.requests as f64 * 1e6 / (end - begin).max(1) as f64,
-            p50: at(0.5),
-            p99: at(0.99),
+            units: requests as f64,
+            per_second: requests as f64 * 1e6 / (end - begin).max(1) as f64,
+            latency: Some(Latency {
+                p50: at(0.5),
+                p99: at(0.99),
+                p999: at(0.999),
+            }),
         })
     }
+}
+
+/// New connections with a request each, by wrk.
+fn connections(seconds: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
+    let (long, url) = (format!("-d{seconds}s"), format!("http://{dials}{PATH}"));
+    let command = [
+        "timeout",
+        SECONDS,
+        "wrk",
+        "-t1",
+        &format!("-c{AT_A_TIME}"),
+        &long,
+        "-H",
+        "Host: server",
+        "-H",
+        "Connection: close",
+        &url,
+    ];
+    let said = run(&command.map(str::to_owned))?;
+    // It has lines for these only where there were some.
+    let is_clean = !said.contains("Socket errors") && !said.contains("Non-2xx");
+    ensure!(is_clean, "new connections failed:\n{said}");
+    let line = said.lines().find(|line| line.contains(" requests in "));
+    let words: Vec<_> = line
+        .unwrap_or_default()
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let [count, "requests", "in", took, ..] = words.as_slice() else {
+        bail!("wrk said\n{said}");
+    };
+    let (count, took): (f64, f64) = (count.parse()?, took.trim_end_matches('s').parse()?);
+    ensure!(count > 0.0, "no connection was answered\n{said}");
+    Ok(Seen {
+        units: count,
+        per_second: count / took,
+        latency: None,
+    })
+}
+
+/// The large file by curl, on one connection.
+fn bulk(times: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
+    let mut seconds = 0.0;
+    for _ in 0..times {
+        let url = format!("http://{dials}/bulk");
+        let command = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            SECONDS,
+            "--noproxy",
+            "*",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{size_download} %{time_total}",
+            &url,
+        ];
+        let said = run(&command.map(str::to_owned))?;
+        let (bytes, took) = said.trim().split_once(' ').context("curl says two numbers")?;
+        ensure!(bytes.parse() == Ok(BULK_BYTES), "{bytes} of {BULK_BYTES} bytes came");
+        seconds += took.parse::<f64>()?;
+    }
+    let megabytes = times as f64 * BULK_BYTES as f64 / 1e6;
+    Ok(Seen {
+        units: megabytes,
+        per_second: megabytes / seconds,
+        latency: None,
+    })
 }

@@ -59,6 +59,15 @@ impl Cores {
     }
 }
 
+/// Makes room in a network of ours for the ports of many short connections: a
+/// machine that makes so many would have it as well.
+pub(crate) const SYSCTLS: [&str; 4] = [
+    "sysctl",
+    "--quiet",
+    "net.ipv4.ip_local_port_range=16384 65535",
+    "net.ipv4.tcp_tw_reuse=1",
+];
+
 /// A program. Dropped, it is ended.
 pub(crate) struct Program {
     child: Child,
@@ -117,6 +126,7 @@ impl Network {
             network.ip(side, "link set lo up")?;
             network.ip(side, "link set hop up")?;
             network.ip(side, &format!("address add {address} dev hop"))?;
+            network.run(side, &SYSCTLS)?;
         }
         Ok(network)
     }
