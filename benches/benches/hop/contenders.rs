@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::hold::Held;
 use crate::load::{Load, Seen};
 use crate::mesh::Sidecars;
 use crate::network::Cores;
@@ -103,6 +104,16 @@ impl Bed {
             self.others()?.load(contender, load)
         };
         seen.with_context(|| format!("{}: {}", contender.name(), load.name()))
+    }
+
+    /// Opens so many connections, which stay open.
+    pub(crate) fn hold(&self, contender: Contender, count: usize) -> Result<Held> {
+        let held = if contender.is_watchword() {
+            self.ours()?.hold(count)
+        } else {
+            self.others()?.hold(contender, count)
+        };
+        held.with_context(|| format!("{}: {count} connections", contender.name()))
     }
 
     /// Processes of the proxies: the client's side, the server's. None where

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::contenders::{Contender, HTTP_RIVALS, RIVALS};
 use crate::results::{Results, Run};
+use crate::scale::{OPEN, RULES};
 
 /// How far Watchword's value may be from that of another.
 #[derive(Clone, Copy)]
@@ -176,7 +177,35 @@ pub(crate) fn judge(results: &Results) -> Vec<Verdict> {
         );
         verdicts.extend(found.map(|(against, ratio)| verdict(what, against, ratio, bound)));
     }
+    verdicts.extend(aims(results));
     verdicts
+}
+
+/// What is wished for, of what was measured.
+fn aims(results: &Results) -> Vec<Verdict> {
+    let mut aims = Vec::new();
+    let ours = results
+        .memory
+        .iter()
+        .find(|memory| memory.contender == Contender::Watchword);
+    if let Some(memory) = ours {
+        let most = memory.resident.into_iter().fold(0.0, f64::max) / 1024.0;
+        aims.push(Verdict::aim("MiB of one proxy at first", most, Bound::Below(14.0)));
+        aims.push(Verdict::aim(
+            "KiB of an idle connection",
+            memory.idle.1,
+            Bound::AtMost(9.0),
+        ));
+    }
+    for what in [OPEN, RULES] {
+        let mut cases = results.scale.iter().filter(|case| case.what == what);
+        let Some(first) = cases.next() else { continue };
+        for case in cases {
+            let name = format!("CPU per request, {} {what}, to {}", case.count, first.count);
+            aims.push(Verdict::aim(&name, case.cpu() / first.cpu(), Bound::AtMost(1.2)));
+        }
+    }
+    aims
 }
 
 fn verdict(what: &str, against: Contender, ratio: f64, bound: Bound) -> Verdict {

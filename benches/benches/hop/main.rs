@@ -14,13 +14,16 @@ mod asked;
 mod certificates;
 mod contenders;
 mod gates;
+mod hold;
 mod load;
 mod machine;
+mod memory;
 mod mesh;
 mod network;
 mod pairs;
 mod results;
 mod rounds;
+mod scale;
 mod server;
 mod table;
 
@@ -31,11 +34,16 @@ use anyhow::{Result, bail};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use asked::Asked;
+use asked::{Asked, Part};
 use results::Results;
 
 fn main() -> Result<ExitCode> {
-    let asked = Asked::read(std::env::args().skip(1))?;
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    if let Some((hold::COMMAND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        hold::run(words)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let asked = Asked::read(words.into_iter())?;
     if !asked.is_wanted {
         return Ok(ExitCode::SUCCESS);
     }
@@ -44,6 +52,12 @@ fn main() -> Result<ExitCode> {
     notice_signals()?;
     let mut results = Results::new(asked.cores)?;
     rounds::measure(&asked, &mut results)?;
+    if asked.wants(Part::Memory) {
+        results.memory = memory::measure(&asked)?;
+    }
+    if asked.wants(Part::Scale) {
+        results.scale = scale::measure(&asked)?;
+    }
     let verdicts = gates::judge(&results);
     table::show(&results, &verdicts)?;
     results.write(&verdicts)?;

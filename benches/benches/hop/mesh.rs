@@ -2,6 +2,8 @@
 //! called, and a sidecar for each, with interception and policies.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +11,7 @@ use watchword_benches::kernel::sidecar;
 use watchword_tests::{Mesh, MeshFile, run};
 
 use crate::contenders::Contender;
+use crate::hold::{self, Held};
 use crate::load::{Load, Log, PATH, Seen};
 use crate::network::{Cores, SYSCTLS, Side};
 use crate::server::{self, CURL, HTTP_PORT, TCP_PORT};
@@ -32,6 +35,8 @@ pub(crate) struct Sidecars {
     mesh: Mesh,
     cores: Cores,
     log: Log,
+    /// A copy of ours, which programs that run as somebody else may run.
+    program: PathBuf,
     /// The client's and the server's.
     pids: [i64; 2],
     /// The server's address, as the client's programs see it.
@@ -50,6 +55,8 @@ impl Sidecars {
         let file = MeshFile::new(&services, &policies(rules))?.log("warn");
         server::folder(file.folder())?;
         let log = Log::new(file.folder())?;
+        let program = file.folder().join("hop");
+        fs::copy(std::env::current_exe()?, &program)?;
         let mesh = file.up()?;
         let pids = [sidecar(&mesh, "client")?, sidecar(&mesh, "server")?];
         for (pid, side) in pids.iter().zip([Side::Client, Side::Server]) {
@@ -68,6 +75,7 @@ impl Sidecars {
             mesh,
             cores,
             log,
+            program,
             pids,
         })
     }
@@ -84,6 +92,15 @@ impl Sidecars {
             command.extend(words.iter().map(String::as_str));
             self.mesh.exec_ok("client", &command)
         })
+    }
+
+    /// Opens so many connections, which stay open.
+    pub(crate) fn hold(&self, count: usize) -> Result<Held> {
+        let (program, count) = (self.program.display().to_string(), count.to_string());
+        let dials = format!("{}:{TCP_PORT}", self.address);
+        let mut words = self.cores.command(Side::Client).to_vec();
+        words.extend([&program, hold::COMMAND, &count, &dials]);
+        Held::open(&mut self.mesh.exec_command("client", &words)?).with_context(|| self.mesh.output().text())
     }
 
     /// Processes of the client's and the server's sidecar.

@@ -11,6 +11,7 @@ use watchword_tests::{tool, wait_until};
 
 use crate::certificates;
 use crate::contenders::Contender;
+use crate::hold::{self, Held};
 use crate::load::{Load, Log, PATH, Seen};
 use crate::network::{Cores, Network, Program, Side};
 use crate::server::{self, HTTP_PORT, TCP_PORT};
@@ -177,6 +178,13 @@ impl Pairs {
             self.network.run(Side::Client, &words)
         });
         made.with_context(|| self.said())
+    }
+
+    /// Opens so many connections, which stay open.
+    pub(crate) fn hold(&self, contender: Contender, count: usize) -> Result<Held> {
+        let (program, count) = (std::env::current_exe()?.display().to_string(), count.to_string());
+        let words = [&program, hold::COMMAND, &count, dials(contender)];
+        Held::open(&mut self.network.command(Side::Client, &words)).with_context(|| self.said())
     }
 
     /// Processes of the client's and the server's side.

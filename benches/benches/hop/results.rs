@@ -11,7 +11,9 @@ use crate::contenders::Contender;
 use crate::gates::Verdict;
 use crate::load::{Latency, Load, Seen};
 use crate::machine;
+use crate::memory::Memory;
 use crate::network::Cores;
+use crate::scale::Case;
 
 /// One load on one contender.
 #[derive(Clone, Copy)]
@@ -57,6 +59,8 @@ pub(crate) struct Results {
     pub(crate) cores: Cores,
     pub(crate) machine: Value,
     runs: Vec<Run>,
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) scale: Vec<Case>,
 }
 
 impl Results {
@@ -65,6 +69,8 @@ impl Results {
             cores,
             machine: machine::describe()?,
             runs: Vec::new(),
+            memory: Vec::new(),
+            scale: Vec::new(),
         })
     }
 
@@ -98,6 +104,8 @@ impl Results {
             "cores": self.cores.name(),
             "gates": verdicts.iter().map(Verdict::as_json).collect::<Vec<_>>(),
             "runs": self.runs.iter().map(as_json).collect::<Vec<_>>(),
+            "memory": self.memory.iter().map(Memory::as_json).collect::<Vec<_>>(),
+            "scale": self.scale.iter().map(Case::as_json).collect::<Vec<_>>(),
         });
         fs::write(&file, format!("{text:#}\n"))?;
         writeln!(std::io::stdout(), "\nall runs: {}", file.display())?;

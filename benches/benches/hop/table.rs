@@ -19,6 +19,8 @@ pub(crate) fn show(results: &Results, verdicts: &[Verdict]) -> Result<()> {
     for load in results.loads() {
         show_load(&mut out, results, load)?;
     }
+    show_memory(&mut out, results)?;
+    show_scale(&mut out, results)?;
     if verdicts.is_empty() {
         return Ok(());
     }
@@ -58,6 +60,48 @@ fn show_load(out: &mut impl Write, results: &Results, load: Load) -> Result<()> 
             }
         }
         writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn show_memory(out: &mut impl Write, results: &Results) -> Result<()> {
+    let Some(first) = results.memory.first() else {
+        return Ok(());
+    };
+    let (idle, active) = (
+        format!("of {} idle", first.idle.0),
+        format!("of {} active", first.active.0),
+    );
+    writeln!(
+        out,
+        "\n{:<32} {:>8} {:>8} {:>14} {:>14}",
+        "memory: MiB, KiB of each", "client", "server", idle, active
+    )?;
+    for memory in &results.memory {
+        let [client, server] = memory.resident.map(|kibibytes| kibibytes / 1024.0);
+        writeln!(
+            out,
+            "   {:<29} {client:>8.1} {server:>8.1} {:>14.1} {:>14.1}",
+            memory.contender.name(),
+            memory.idle.1,
+            memory.active.1
+        )?;
+    }
+    Ok(())
+}
+
+fn show_scale(out: &mut impl Write, results: &Results) -> Result<()> {
+    if results.scale.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{:<32} {:>8}", "scale: CPU us/request", "both")?;
+    for case in &results.scale {
+        writeln!(
+            out,
+            "   {:<29} {:>8.1}",
+            format!("{} {}", case.count, case.what),
+            case.cpu()
+        )?;
     }
     Ok(())
 }
