@@ -137,7 +137,7 @@ impl Asked {
         let steady = |connections, per_second| Load::Steady {
             connections,
             per_second,
-            seconds,
+            seconds: seconds + 1,
         };
         let requests = [(1, requests), (64, 3 * requests)];
         let requests = requests.map(|(connections, requests)| Load::Requests { connections, requests });

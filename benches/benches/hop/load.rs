@@ -17,6 +17,9 @@ pub(crate) const PATH: &str = "/orders/1";
 pub(crate) const BULK_BYTES: u64 = 512_000_000;
 /// New connections at a time.
 const AT_A_TIME: &str = "8";
+/// Latencies count once all connections are open and have said something, in
+/// microseconds: what opening one takes is measured by itself.
+const OPENING: u64 = 500_000;
 /// A run that takes longer has failed.
 const SECONDS: &str = "120";
 
@@ -119,7 +122,7 @@ impl Log {
     /// `run` runs at the client.
     pub(crate) fn make(&self, load: Load, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
         match load {
-            Load::Requests { connections, requests } => self.h2load(connections, requests, &[], dials, run),
+            Load::Requests { connections, requests } => self.h2load((connections, requests), &[], dials, run),
             Load::Steady {
                 connections,
                 per_second,
@@ -130,11 +133,11 @@ impl Log {
                 // requests of one, or all would ask at once.
                 let options = [
                     format!("--rps={each}"),
-                    "--rate=1".to_owned(),
-                    format!("--rate-period={}us", 1_000_000 / per_second),
+                    format!("--rate={}", per_second.div_ceil(1000)),
+                    "--rate-period=1ms".to_owned(),
                 ];
                 let options = if connections == 1 { &options[..1] } else { &options[..] };
-                self.h2load(connections, per_second * seconds, options, dials, run)
+                self.h2load((connections, per_second * seconds), options, dials, run)
             }
             Load::Connections { seconds } => connections(seconds, dials, run),
             Load::Bulk { times } => bulk(times, dials, run),
@@ -143,8 +146,7 @@ impl Log {
 
     fn h2load(
         &self,
-        connections: usize,
-        requests: usize,
+        (connections, requests): (usize, usize),
         options: &[String],
         dials: &str,
         run: impl Fn(&[String]) -> Result<String>,
@@ -174,11 +176,11 @@ impl Log {
         command.extend_from_slice(options);
         command.push(url);
         let said = run(&command)?;
-        self.seen(requests, &said)
+        self.seen(requests, !options.is_empty(), &said)
     }
 
     /// What the last load saw. `said`: what h2load printed.
-    fn seen(&self, requests: usize, said: &str) -> Result<Seen> {
+    fn seen(&self, requests: usize, is_steady: bool, said: &str) -> Result<Seen> {
         let text = fs::read_to_string(&self.0).with_context(|| said.to_owned())?;
         let mut took = Vec::with_capacity(requests);
         let (mut begin, mut end) = (u64::MAX, 0);
@@ -190,13 +192,20 @@ impl Log {
             ensure!(*status == "200", "an answer with {status}\n{said}");
             let (began, long): (u64, u64) = (began.parse()?, microseconds.parse()?);
             (begin, end) = (begin.min(began), end.max(began + long));
-            took.push(long);
+            took.push((began, long));
         }
         ensure!(
             took.len() == requests,
             "{} of {requests} requests were answered\n{said}",
             took.len(),
         );
+        // Of loads at fixed times, which go on for longer than that.
+        let latest = if is_steady { begin + OPENING } else { 0 };
+        let mut took: Vec<_> = took
+            .into_iter()
+            .filter(|(began, _)| *began >= latest)
+            .map(|(_, long)| long)
+            .collect();
         took.sort_unstable();
         let at = |share: f64| {
             took.get((took.len() as f64 * share) as usize)

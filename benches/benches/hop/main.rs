@@ -21,6 +21,7 @@ mod memory;
 mod mesh;
 mod network;
 mod pairs;
+mod plot;
 mod results;
 mod rounds;
 mod scale;

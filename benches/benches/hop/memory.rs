@@ -17,8 +17,10 @@ use crate::network::most_connections;
 
 /// Streams give memory back that they did not need for so long, with room.
 const SETTLED: Duration = Duration::from_secs(4);
-/// Of each connection at work.
-const REQUESTS: usize = 10;
+/// Connections at work ask so often, each: at fixed times, since one that is
+/// done earlier than others would be closed before all are open.
+const PER_SECOND: usize = 2;
+const SECONDS: usize = 5;
 
 /// In KiB.
 #[derive(Clone, Copy)]
@@ -86,8 +88,12 @@ fn active(asked: &Asked, contender: Contender) -> Result<(usize, f64)> {
         // else, it counts from its start, which took less.
         let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
     }
-    let requests = connections * REQUESTS;
-    bed.load(contender, Load::Requests { connections, requests })?;
+    let load = Load::Steady {
+        connections,
+        per_second: connections * PER_SECOND,
+        seconds: SECONDS,
+    };
+    bed.load(contender, load)?;
     let [client, server] = pids;
     let peak = [peak_of(client)?, peak_of(server)?];
     Ok((connections, each(before, peak, connections)))

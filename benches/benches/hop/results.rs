@@ -13,6 +13,7 @@ use crate::load::{Latency, Load, Seen};
 use crate::machine;
 use crate::memory::Memory;
 use crate::network::Cores;
+use crate::plot;
 use crate::scale::Case;
 
 /// One load on one contender.
@@ -108,7 +109,12 @@ impl Results {
             "scale": self.scale.iter().map(Case::as_json).collect::<Vec<_>>(),
         });
         fs::write(&file, format!("{text:#}\n"))?;
-        writeln!(std::io::stdout(), "\nall runs: {}", file.display())?;
+        let mut out = std::io::stdout();
+        writeln!(out, "\nall runs: {}", file.display())?;
+        let drawing = file.with_extension("svg");
+        if plot::draw(self, &drawing)? {
+            writeln!(out, "plot: {}", drawing.display())?;
+        }
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn show(results: &Results, verdicts: &[Verdict]) -> Result<()> {
 
 fn show_load(out: &mut impl Write, results: &Results, load: Load) -> Result<()> {
     let columns = columns(load);
-    write!(out, "\n{:<32}", format!("{}: CPU us/{}", load.name(), load.unit()))?;
+    write!(out, "\n{:<32}", title(load))?;
     for (title, width, _, _) in &columns {
         write!(out, " {title:>width$}")?;
     }
@@ -106,22 +106,32 @@ fn show_scale(out: &mut impl Write, results: &Results) -> Result<()> {
     Ok(())
 }
 
+fn title(load: Load) -> String {
+    match load {
+        Load::Steady { .. } => load.name(),
+        _ => format!("{}: CPU us/{}", load.name(), load.unit()),
+    }
+}
+
 fn columns(load: Load) -> Vec<Column> {
     let digits = if matches!(load, Load::Bulk { .. }) { 0 } else { 1 };
-    let mut columns: Vec<Column> = vec![
+    // Opening connections is a part of what loads at fixed times cost.
+    if matches!(load, Load::Steady { .. }) {
+        return vec![
+            ("p50 us", 8, Run::p50, 0),
+            ("p99 us", 8, Run::p99, 0),
+            ("p99.9 us", 8, Run::p999, 0),
+        ];
+    }
+    let per_second = match load {
+        Load::Bulk { .. } => "MB/s",
+        Load::Connections { .. } => "per second",
+        Load::Requests { .. } | Load::Steady { .. } => "requests/s",
+    };
+    vec![
         ("client", 8, |run| run.cpu[0], digits),
         ("server", 8, |run| run.cpu[1], digits),
         ("both", 8, Run::both, digits),
-    ];
-    match load {
-        Load::Bulk { .. } => columns.push(("MB/s", 10, Run::per_second, 0)),
-        Load::Connections { .. } => columns.push(("per second", 10, Run::per_second, 0)),
-        Load::Requests { .. } => columns.push(("requests/s", 10, Run::per_second, 0)),
-        Load::Steady { .. } => columns.extend([
-            ("p50 us", 8, Run::p50 as fn(&Run) -> f64, 0),
-            ("p99 us", 8, Run::p99, 0),
-            ("p99.9 us", 8, Run::p999, 0),
-        ]),
-    }
-    columns
+        (per_second, 10, Run::per_second, 0),
+    ]
 }
