@@ -1,8 +1,10 @@
 //! The command line: which parts, and how much of each.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
-use crate::load::Load;
+use crate::load::{BULK_MEGABYTES, Load};
 use crate::network::Cores;
 
 /// A part of the benchmark.
@@ -31,10 +33,15 @@ pub(crate) struct Size {
     pub(crate) rounds: usize,
     /// Requests over one connection; three times as many over 64.
     requests: usize,
-    /// Of the loads that last.
+    /// Of new connections.
     seconds: usize,
-    /// Large files.
-    files: usize,
+    /// Of requests at fixed times.
+    pub(crate) steady: usize,
+    /// Of the large file.
+    megabytes: usize,
+    /// How long connections are idle until memory is read: streams give back
+    /// what they did not need for so long.
+    pub(crate) settle: Duration,
     /// Idle connections whose memory is counted.
     pub(crate) idle: usize,
     /// Connections at work whose memory is counted.
@@ -49,7 +56,9 @@ const FULL: Size = Size {
     rounds: 5,
     requests: 10_000,
     seconds: 2,
-    files: 1,
+    steady: 3,
+    megabytes: BULK_MEGABYTES,
+    settle: Duration::from_secs(4),
     idle: 3_000,
     active: 1_000,
     beside: [1, 100, 10_000],
@@ -60,7 +69,9 @@ const SMALL: Size = Size {
     rounds: 1,
     requests: 400,
     seconds: 1,
-    files: 1,
+    steady: 1,
+    megabytes: 16,
+    settle: Duration::from_millis(200),
     idle: 200,
     active: 100,
     beside: [1, 10, 100],
@@ -131,21 +142,22 @@ impl Asked {
         let Size {
             requests,
             seconds,
-            files,
+            steady,
+            megabytes,
             ..
         } = self.size;
-        let steady = |connections, per_second| Load::Steady {
+        let steadily = |connections, per_second| Load::Steady {
             connections,
             per_second,
-            seconds: seconds + 1,
+            seconds: steady,
         };
         let requests = [(1, requests), (64, 3 * requests)];
         let requests = requests.map(|(connections, requests)| Load::Requests { connections, requests });
         let parts: [(Part, &[Load]); 4] = [
             (Part::Requests, &requests),
-            (Part::Latency, &[steady(1, 1_000), steady(64, 2_000)]),
+            (Part::Latency, &[steadily(1, 1_000), steadily(64, 2_000)]),
             (Part::Connections, &[Load::Connections { seconds }]),
-            (Part::Bulk, &[Load::Bulk { times: files }]),
+            (Part::Bulk, &[Load::Bulk { megabytes }]),
         ];
         let wanted = parts.into_iter().filter(|(part, _)| self.wants(*part));
         wanted.flat_map(|(_, loads)| loads.to_vec()).collect()

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// How the requests name the server, whoever is dialled.
 pub(crate) const PATH: &str = "/orders/1";
 /// The large file: sparse, so that only its way costs.
-pub(crate) const BULK_BYTES: u64 = 512_000_000;
+pub(crate) const BULK_MEGABYTES: usize = 512;
 /// New connections at a time.
 const AT_A_TIME: &str = "8";
 /// Latencies count once all connections are open and have said something, in
@@ -36,8 +36,8 @@ pub(crate) enum Load {
     },
     /// Each with one request.
     Connections { seconds: usize },
-    /// The large file, so often.
-    Bulk { times: usize },
+    /// So much of the large file.
+    Bulk { megabytes: usize },
 }
 
 impl Load {
@@ -140,7 +140,7 @@ impl Log {
                 self.h2load((connections, per_second * seconds), options, dials, run)
             }
             Load::Connections { seconds } => connections(seconds, dials, run),
-            Load::Bulk { times } => bulk(times, dials, run),
+            Load::Bulk { megabytes } => bulk(megabytes, dials, run),
         }
     }
 
@@ -263,34 +263,39 @@ fn connections(seconds: usize, dials: &str, run: impl Fn(&[String]) -> Result<St
 }
 
 /// The large file by curl, on one connection.
-fn bulk(times: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
-    let mut seconds = 0.0;
-    for _ in 0..times {
-        let url = format!("http://{dials}/bulk");
-        let command = [
-            "curl",
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            SECONDS,
-            "--noproxy",
-            "*",
-            "--output",
-            "/dev/null",
-            "--write-out",
-            "%{size_download} %{time_total}",
-            &url,
-        ];
-        let said = run(&command.map(str::to_owned))?;
-        let (bytes, took) = said.trim().split_once(' ').context("curl says two numbers")?;
-        ensure!(bytes.parse() == Ok(BULK_BYTES), "{bytes} of {BULK_BYTES} bytes came");
-        seconds += took.parse::<f64>()?;
-    }
-    let megabytes = times as f64 * BULK_BYTES as f64 / 1e6;
+fn bulk(megabytes: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
+    let (wanted, url) = (megabytes * 1_000_000, format!("http://{dials}/bulk"));
+    let range = format!("0-{}", wanted - 1);
+    let words = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        SECONDS,
+        "--noproxy",
+        "*",
+    ];
+    let asks = [
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{size_download} %{time_total}",
+        "--range",
+        &range,
+        &url,
+    ];
+    let said = run(&[&words[..], &asks]
+        .concat()
+        .iter()
+        .map(|word| (*word).to_owned())
+        .collect::<Vec<_>>())?;
+    let (bytes, took) = said.trim().split_once(' ').context("curl says two numbers")?;
+    ensure!(bytes.parse() == Ok(wanted), "{bytes} of {wanted} bytes came");
+    let (units, took) = (megabytes as f64, took.parse::<f64>()?);
     Ok(Seen {
-        units: megabytes,
-        per_second: megabytes / seconds,
+        units,
+        per_second: units / took,
         latency: None,
     })
 }

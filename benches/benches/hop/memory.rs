@@ -2,7 +2,6 @@
 //! an idle connection, and at most for one at work.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -10,17 +9,14 @@ use watchword_benches::kernel::{memory_of, peak_of};
 
 use crate::asked::Asked;
 use crate::contenders::{Bed, Contender, RIVALS};
-use crate::go_on;
 use crate::hold::Held;
 use crate::load::Load;
 use crate::network::most_connections;
+use crate::{go_on, pass};
 
-/// Streams give memory back that they did not need for so long, with room.
-const SETTLED: Duration = Duration::from_secs(4);
 /// Connections at work ask so often, each: at fixed times, since one that is
 /// done earlier than others would be closed before all are open.
 const PER_SECOND: usize = 2;
-const SECONDS: usize = 5;
 
 /// In KiB.
 #[derive(Clone, Copy)]
@@ -72,7 +68,7 @@ fn idle(asked: &Asked, contender: Contender) -> Result<([f64; 2], (usize, f64))>
     let count = asked.size.idle.min(most_connections());
     let before = resident(&bed, contender)?;
     let held: Held = bed.hold(contender, count)?;
-    std::thread::sleep(SETTLED);
+    pass(asked.size.settle);
     let open = resident(&bed, contender)?;
     drop(held);
     Ok((before, (count, each(before, open, count))))
@@ -91,7 +87,7 @@ fn active(asked: &Asked, contender: Contender) -> Result<(usize, f64)> {
     let load = Load::Steady {
         connections,
         per_second: connections * PER_SECOND,
-        seconds: SECONDS,
+        seconds: asked.size.steady,
     };
     bed.load(contender, load)?;
     let [client, server] = pids;

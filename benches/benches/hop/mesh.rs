@@ -128,16 +128,15 @@ impl Sidecars {
 
 /// So many rules, of which those that matter come last.
 fn policies(rules: usize) -> String {
-    let mut text = String::from("name: others\nservice: spiffe://example.org/server\nallow:\n");
-    let others = rules.saturating_sub(2);
-    for number in 0..others {
-        let _ = write!(
+    let mut text = String::new();
+    for number in 2..rules {
+        let _ = writeln!(
             text,
-            "  - {{name: 'other {number}', from: [spiffe://example.org/other/{number}], ports: [{TCP_PORT}]}}\n"
+            "  - {{name: 'other {number}', from: [spiffe://example.org/other/{number}], ports: [{TCP_PORT}]}}"
         );
     }
-    if others == 0 {
+    if text.is_empty() {
         return POLICY.to_owned();
     }
-    format!("{text}---\n{POLICY}")
+    format!("name: others\nservice: spiffe://example.org/server\nallow:\n{text}---\n{POLICY}")
 }

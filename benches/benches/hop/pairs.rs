@@ -2,6 +2,7 @@
 //! server behind them, and the way that leaves proxies out.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -136,8 +137,8 @@ impl Pairs {
         let server = network.start(Side::Server, &["nginx", "-e", "stderr", "-p", &own, "-c", "nginx.conf"])?;
         let mut programs = BTreeMap::new();
         for kind in contenders.iter().filter_map(|contender| Kind::of(*contender)) {
-            if !programs.contains_key(&kind) {
-                programs.insert(kind, start_pair(&network, kind, folder.path())?);
+            if let Entry::Vacant(entry) = programs.entry(kind) {
+                entry.insert(start_pair(&network, kind, folder.path())?);
             }
         }
         let pairs = Self {

@@ -7,9 +7,9 @@ use watchword_benches::kernel::cpu_of;
 
 use crate::asked::Asked;
 use crate::contenders::{Bed, Contender, HTTP, TCP};
-use crate::go_on;
 use crate::load::Load;
 use crate::results::{Results, Run};
+use crate::{go_on, pass};
 
 /// What ends a load is done by then.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -64,6 +64,6 @@ fn cpu(bed: &Bed, contender: Contender) -> Result<[f64; 2]> {
     let Some([client, server]) = bed.pids(contender)? else {
         return Ok([0.0; 2]);
     };
-    std::thread::sleep(SETTLED);
+    pass(SETTLED);
     Ok([cpu_of(client)?, cpu_of(server)?])
 }

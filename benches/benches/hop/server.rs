@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::load::BULK_BYTES;
+use crate::load::BULK_MEGABYTES;
 
 /// For calls that are judged as connections.
 pub(crate) const TCP_PORT: u16 = 8080;
@@ -34,6 +34,6 @@ pub(crate) fn folder(parent: &Path) -> Result<PathBuf> {
     // In a mesh it runs as somebody else.
     fs::set_permissions(&own, Permissions::from_mode(0o777))?;
     fs::write(own.join("nginx.conf"), include_str!("configs/server.conf"))?;
-    File::create(own.join("bulk"))?.set_len(BULK_BYTES)?;
+    File::create(own.join("bulk"))?.set_len(BULK_MEGABYTES as u64 * 1_000_000)?;
     Ok(own)
 }
