@@ -60,6 +60,29 @@ impl Load {
         }
     }
 
+    /// As many connections with one request each, for loads that count what
+    /// requests cost.
+    pub(crate) fn opening(self) -> Option<Self> {
+        let Self::Requests { connections, .. } = self else {
+            return None;
+        };
+        Some(Self::Requests {
+            connections,
+            requests: connections,
+        })
+    }
+
+    /// How many it asks for; none where that is not said in advance.
+    pub(crate) fn requests(self) -> usize {
+        match self {
+            Self::Requests { requests, .. } => requests,
+            Self::Steady {
+                per_second, seconds, ..
+            } => per_second * seconds,
+            Self::Connections { .. } | Self::Bulk { .. } => 0,
+        }
+    }
+
     /// A little of the same kind: what proxies keep is there afterwards.
     pub(crate) fn warm_up(self) -> Self {
         match self {

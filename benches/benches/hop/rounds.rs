@@ -47,14 +47,30 @@ fn takers(load: Load, of: &[Contender]) -> Vec<Contender> {
 
 fn one(bed: &Bed, contender: Contender, round: usize, load: Load) -> Result<Run> {
     bed.load(contender, load.warm_up())?;
+    let begun = cpu(bed, contender)?;
+    // What it takes to open the connections is taken off: it is measured by
+    // itself, and dearer for some than for others.
+    let opening = load.opening();
+    if let Some(opening) = opening {
+        bed.load(contender, opening)?;
+    }
     let before = cpu(bed, contender)?;
     let seen = bed.load(contender, load)?;
     let after = cpu(bed, contender)?;
+    let units = seen.units - opening.map_or(0, Load::requests) as f64;
+    let opened = |side: usize| {
+        if opening.is_some() {
+            before[side] - begun[side]
+        } else {
+            0.0
+        }
+    };
+    let spent = |side: usize| (after[side] - before[side]) - opened(side);
     Ok(Run {
         contender,
         round,
         load,
-        cpu: [0, 1].map(|side| (after[side] - before[side]) * 1e6 / seen.units),
+        cpu: [0, 1].map(|side| spent(side) * 1e6 / units),
         seen,
     })
 }
