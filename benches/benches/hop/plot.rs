@@ -60,7 +60,7 @@ fn draw_all<'a>(results: &Results, panels: &[Panel], rows: usize, backend: SVGBa
     all.fill(&WHITE)?;
     let (title, below) = all.split_vertically(TITLE);
     let text = format!(
-        "One hop, both proxies, medians (cores: {}). Orange: Watchword. Grey: without TLS.",
+        "One hop, both proxies, medians (cores: {}). Orange: Watchword. Grey: without TLS. Less is better, where nothing else is said.",
         results.cores.name()
     );
     let style = label(17).pos(Pos::new(HPos::Left, VPos::Center));
@@ -115,7 +115,8 @@ fn short(value: f64) -> String {
 fn panels(results: &Results) -> Vec<Panel> {
     let mut panels = Vec::new();
     for load in results.loads() {
-        let (name, unit) = (load.name(), load.unit());
+        let name = load.name();
+        let over = name.split(", ").nth(1).unwrap_or_default();
         let both = Run::both as fn(&Run) -> f64;
         let mut add = |title: String, of: &[Contender], value| {
             let bars = of
@@ -129,20 +130,24 @@ fn panels(results: &Results) -> Vec<Panel> {
         let proxies = &TCP[..TCP.len() - 1];
         match load {
             Load::Requests { .. } => {
-                add(format!("CPU us per {unit}: {name}"), proxies, both);
-                add(format!("HTTP: CPU us per {unit}: {name}"), &HTTP, both);
+                add(format!("CPU us per request: {over}"), proxies, both);
+                add(format!("HTTP: CPU us per request: {over}"), &HTTP, both);
             }
             Load::Steady { .. } => {
-                add(format!("p50 us: {name}"), &TCP, Run::p50);
-                add(format!("p99 us: {name}"), &TCP, Run::p99);
+                add(format!("p50 us: {over}"), &TCP, Run::p50);
+                add(format!("p99 us: {over}"), &TCP, Run::p99);
             }
             Load::Connections { .. } => {
                 add("CPU us per new connection".to_owned(), proxies, both);
-                add("new connections per second".to_owned(), proxies, Run::per_second);
+                add(
+                    "new connections per second: more is better".to_owned(),
+                    proxies,
+                    Run::per_second,
+                );
             }
             Load::Bulk { .. } => {
                 add("CPU us per MB".to_owned(), proxies, both);
-                add("MB per second".to_owned(), proxies, Run::per_second);
+                add("MB per second: more is better".to_owned(), proxies, Run::per_second);
             }
         }
     }
