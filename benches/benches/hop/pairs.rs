@@ -256,10 +256,12 @@ impl Pairs {
         Ok(all)
     }
 
-    /// Who has no certificate, or speaks TLS 1.2, is not served by any.
+    /// Who has no certificate, or speaks TLS 1.2, is not served by any; who has
+    /// another's, by none that can tell.
     fn check_strangers(&self) -> Result<()> {
-        let certificate = ["client.pem", "client-key.pem"].map(|name| self.folder.path().join(name));
-        let [certificate, key] = certificate.map(|path| path.display().to_string());
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        let (certificate, key) = (file("client.pem"), file("client-key.pem"));
+        let (other, other_key) = (file("server.pem"), file("server-key.pem"));
         for (kind, port) in [
             (Kind::EnvoyHttp, 15006),
             (Kind::EnvoyTcp, 15031),
@@ -277,6 +279,11 @@ impl Pairs {
             let ours = ["--cert", &certificate, "--key", &key];
             ensure!(asks(&ours), "{kind:?}: the client's certificate is not served");
             ensure!(!asks(&[]), "{kind:?}: a caller without a certificate is served");
+            let is_other_served = asks(&["--cert", &other, "--key", &other_key]);
+            ensure!(
+                kind == Kind::Nginx || !is_other_served,
+                "{kind:?}: another caller is served"
+            );
             let old = [&ours[..], &["--tls-max", "1.2"]].concat();
             ensure!(!asks(&old), "{kind:?}: TLS 1.2 is served");
         }
