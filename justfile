@@ -27,6 +27,10 @@ demo *ARGS:
 bench:
     cargo bench -p watchword-benches
 
+# A hop against Envoy, HAProxy and nginx.
+bench-hop *ARGS:
+    scripts/bench-hop {{ARGS}}
+
 # Lines of production code by file, largest first.
 size:
     git ls-files '*.rs' | grep -vE 'tests?(/|\.rs$)|_tests\.rs$|^(tests|benches)/' | xargs wc -l | sort -rn | head -30

@@ -12,6 +12,25 @@ say() { printf '%s\n' "== $*" >&2; }
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 
+# need_hop: what the benchmark of a hop runs.
+need_hop() {
+    need haproxy haproxy
+    need nginx nginx
+    has_stream_module || missing="$missing libnginx-mod-stream"
+    need h2load nghttp2-client
+    need wrk wrk
+    need sysctl procps
+    need curl curl
+}
+
+# A part of nginx that Debian has in a package of its own.
+has_stream_module() {
+    for folder in /usr/lib/nginx /usr/lib64/nginx /etc/nginx; do
+        [ -e "$folder/modules/ngx_stream_module.so" ] && return 0
+    done
+    return 1
+}
+
 # Takes nothing away: a mail server of the machine's own stays.
 apt_install() {
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "$@"

@@ -43,8 +43,21 @@ pub fn cpu_of(pid: i64) -> Result<f64> {
 /// # Errors
 /// When it is gone.
 pub fn memory_of(pid: i64) -> Result<f64> {
+    status_of(pid, "VmRSS:")
+}
+
+/// The most that it had resident in KiB, from its start or since it was begun
+/// anew (`clear_refs`).
+///
+/// # Errors
+/// When it is gone.
+pub fn peak_of(pid: i64) -> Result<f64> {
+    status_of(pid, "VmHWM:")
+}
+
+fn status_of(pid: i64, name: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-    Ok(kibibytes.context("a process has a VmRSS")?.parse()?)
+    Ok(kibibytes.with_context(|| format!("a process has {name}"))?.parse()?)
 }

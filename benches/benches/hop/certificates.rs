@@ -8,7 +8,9 @@ use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rcgen::{DnType, KeyUsagePurpose, SanType};
 
-/// `root.pem`, and for each side `SIDE.pem` and `SIDE-key.pem`.
+/// `root.pem`, and for each side `SIDE.pem`, `SIDE-key.pem`, and `SIDE-both.pem`
+/// with both of them. The side's name is the CN, too, for those that can't
+/// compare a URI SAN.
 pub(crate) fn write(folder: &Path, sides: [&str; 2]) -> Result<()> {
     let mut root = CertificateParams::default();
     root.distinguished_name
@@ -21,6 +23,7 @@ pub(crate) fn write(folder: &Path, sides: [&str; 2]) -> Result<()> {
     for side in sides {
         let mut leaf = CertificateParams::default();
         leaf.distinguished_name = DistinguishedName::new();
+        leaf.distinguished_name.push(DnType::CommonName, side);
         leaf.is_ca = IsCa::ExplicitNoCa;
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -28,8 +31,10 @@ pub(crate) fn write(folder: &Path, sides: [&str; 2]) -> Result<()> {
         leaf.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         leaf.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
-        fs::write(folder.join(format!("{side}.pem")), leaf.signed_by(&key, &issuer)?.pem())?;
-        fs::write(folder.join(format!("{side}-key.pem")), key.serialize_pem())?;
+        let (chain, key) = (leaf.signed_by(&key, &issuer)?.pem(), key.serialize_pem());
+        fs::write(folder.join(format!("{side}-both.pem")), format!("{chain}{key}"))?;
+        fs::write(folder.join(format!("{side}.pem")), chain)?;
+        fs::write(folder.join(format!("{side}-key.pem")), key)?;
     }
     Ok(())
 }

@@ -1,75 +1,135 @@
 //! Who takes part.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use crate::hold::Held;
 use crate::load::{Load, Seen};
 use crate::mesh::Sidecars;
 use crate::network::Cores;
-use crate::pair::{Form, Pair};
+use crate::pairs::Pairs;
 
 /// Whose proxies are on the hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Contender {
     Watchword,
-    Envoy(Form),
+    Envoy,
+    Haproxy,
+    Nginx,
+    /// HAProxy on both sides, without TLS.
+    Floor,
     /// No proxy: what the load, the network and the server take.
     Plain,
+    /// Of here on both sides, or one, know HTTP.
+    WatchwordHttp,
+    EnvoyHttp1,
+    EnvoyHttp2,
+    /// Its client's side carries bytes.
+    EnvoyHalf,
 }
 
-/// In the order of the table.
-pub(crate) const CONTENDERS: [Contender; 5] = [
+/// Connection by connection, in the order of the table.
+pub(crate) const TCP: [Contender; 6] = [
     Contender::Watchword,
-    Contender::Envoy(Form::Http1),
-    Contender::Envoy(Form::Http2),
-    Contender::Envoy(Form::Tcp),
+    Contender::Envoy,
+    Contender::Haproxy,
+    Contender::Nginx,
+    Contender::Floor,
     Contender::Plain,
 ];
+/// Request by request.
+pub(crate) const HTTP: [Contender; 4] = [
+    Contender::WatchwordHttp,
+    Contender::EnvoyHttp1,
+    Contender::EnvoyHttp2,
+    Contender::EnvoyHalf,
+];
+/// Those that Watchword is to beat: with mutual TLS, connection by connection.
+pub(crate) const RIVALS: [Contender; 3] = [Contender::Envoy, Contender::Haproxy, Contender::Nginx];
+/// Those that both judge requests, as in a mesh of Envoys.
+pub(crate) const HTTP_RIVALS: [Contender; 2] = [Contender::EnvoyHttp1, Contender::EnvoyHttp2];
 
 impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Watchword => "Watchword",
-            Self::Envoy(Form::Http1) => "Envoy, HTTP/1.1 between",
-            Self::Envoy(Form::Http2) => "Envoy, HTTP/2 between",
-            Self::Envoy(Form::Tcp) => "Envoy, client's side as TCP",
+            Self::Envoy => "Envoy",
+            Self::Haproxy => "HAProxy",
+            Self::Nginx => "nginx",
+            Self::Floor => "floor: HAProxy without TLS",
             Self::Plain => "no proxies",
+            Self::WatchwordHttp => "Watchword, HTTP",
+            Self::EnvoyHttp1 => "Envoy, HTTP/1.1 between",
+            Self::EnvoyHttp2 => "Envoy, HTTP/2 between",
+            Self::EnvoyHalf => "Envoy, client's side as TCP",
         }
+    }
+
+    pub(crate) fn is_watchword(self) -> bool {
+        matches!(self, Self::Watchword | Self::WatchwordHttp)
     }
 }
 
-/// All of them, running.
+/// Those that take part, running.
 pub(crate) struct Bed {
-    sidecars: Sidecars,
-    pair: Pair,
+    sidecars: Option<Sidecars>,
+    pairs: Option<Pairs>,
 }
 
 impl Bed {
-    pub(crate) fn start(cores: Cores) -> Result<Self> {
-        let pair = Pair::start(cores)?;
-        let sidecars = Sidecars::start(cores)?;
-        Ok(Self { sidecars, pair })
+    pub(crate) fn start(cores: Cores, contenders: &[Contender]) -> Result<Self> {
+        let (ours, others): (Vec<_>, Vec<_>) = contenders.iter().partition(|contender| contender.is_watchword());
+        let pairs = if others.is_empty() {
+            None
+        } else {
+            Some(Pairs::start(cores, &others)?)
+        };
+        let sidecars = if ours.is_empty() {
+            None
+        } else {
+            Some(Sidecars::start(cores, 2)?)
+        };
+        Ok(Self { sidecars, pairs })
     }
 
     /// Whether each is what it says.
     pub(crate) fn check(&self) -> Result<()> {
-        self.pair.check()?;
-        self.sidecars.check()
+        self.pairs.as_ref().map_or(Ok(()), Pairs::check)?;
+        self.sidecars.as_ref().map_or(Ok(()), Sidecars::check)
     }
 
     pub(crate) fn load(&self, contender: Contender, load: Load) -> Result<Seen> {
-        match contender {
-            Contender::Watchword => self.sidecars.load(load),
-            Contender::Envoy(form) => self.pair.load(Some(form), load),
-            Contender::Plain => self.pair.load(None, load),
-        }
+        let seen = if contender.is_watchword() {
+            self.ours()?.load(contender, load)
+        } else {
+            self.others()?.load(contender, load)
+        };
+        seen.with_context(|| format!("{}: {}", contender.name(), load.name()))
     }
 
-    /// Seconds of CPU of the proxies: the client's side, the server's.
-    pub(crate) fn cpu(&self, contender: Contender) -> Result<[f64; 2]> {
-        match contender {
-            Contender::Watchword => self.sidecars.cpu(),
-            Contender::Envoy(_) => self.pair.cpu(),
-            Contender::Plain => Ok([0.0; 2]),
+    /// Opens so many connections, which stay open.
+    pub(crate) fn hold(&self, contender: Contender, count: usize) -> Result<Held> {
+        let held = if contender.is_watchword() {
+            self.ours()?.hold(count)
+        } else {
+            self.others()?.hold(contender, count)
+        };
+        held.with_context(|| format!("{}: {count} connections", contender.name()))
+    }
+
+    /// Processes of the proxies: the client's side, the server's. None where
+    /// there are no proxies.
+    pub(crate) fn pids(&self, contender: Contender) -> Result<Option<[i64; 2]>> {
+        if contender.is_watchword() {
+            return Ok(Some(self.ours()?.pids()));
         }
+        self.others()?.pids(contender)
+    }
+
+    fn ours(&self) -> Result<&Sidecars> {
+        self.sidecars.as_ref().context("Watchword was not started")
+    }
+
+    fn others(&self) -> Result<&Pairs> {
+        self.pairs.as_ref().context("no other contender was started")
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit};
 use watchword_tests::{Output, is_root, run, wait_until};
 
 /// One side or the other.
@@ -58,6 +59,22 @@ impl Cores {
         }
     }
 }
+
+/// Connections that a proxy has descriptors for: each takes two, and HAProxy
+/// keeps some for pipes.
+pub(crate) fn most_connections() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(limit.saturating_sub(600) / 2).unwrap_or(usize::MAX)
+}
+
+/// Makes room in a network of ours for the ports of many short connections: a
+/// machine that makes so many would have it as well.
+pub(crate) const SYSCTLS: [&str; 4] = [
+    "sysctl",
+    "--quiet",
+    "net.ipv4.ip_local_port_range=16384 65535",
+    "net.ipv4.tcp_tw_reuse=1",
+];
 
 /// A program. Dropped, it is ended.
 pub(crate) struct Program {
@@ -117,6 +134,7 @@ impl Network {
             network.ip(side, "link set lo up")?;
             network.ip(side, "link set hop up")?;
             network.ip(side, &format!("address add {address} dev hop"))?;
+            network.run(side, &SYSCTLS)?;
         }
         Ok(network)
     }
@@ -134,7 +152,8 @@ impl Network {
         run(&mut self.command(side, command))
     }
 
-    fn command(&self, side: Side, words: &[&str]) -> Command {
+    /// A command on a side, to be run by the caller.
+    pub(crate) fn command(&self, side: Side, words: &[&str]) -> Command {
         let mut enter = Command::new("nsenter");
         enter
             .args(enter_user())

@@ -1,20 +1,20 @@
-//! Medians over the rounds, their table, and the share that is promised.
+//! What was measured: every run, and medians over the rounds.
 
 use std::fs;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::contenders::{CONTENDERS, Contender};
-use crate::load::{Load, Seen};
-use crate::mesh::HTTP_RULE;
+use crate::contenders::Contender;
+use crate::gates::Verdict;
+use crate::load::{Latency, Load, Seen};
+use crate::machine;
+use crate::memory::Memory;
 use crate::network::Cores;
-use crate::pair::Form;
-
-/// Watchword's CPU per request, to that of the best pair of Envoys that both
-/// speak HTTP, as in a mesh of Envoys.
-const LIMIT: f64 = 0.5;
+use crate::plot;
+use crate::scale::Case;
 
 /// One load on one contender.
 #[derive(Clone, Copy)]
@@ -22,166 +22,132 @@ pub(crate) struct Run {
     pub(crate) contender: Contender,
     pub(crate) round: usize,
     pub(crate) load: Load,
-    /// Microseconds per request of the client's and the server's side.
+    /// Microseconds per request, connection or MB, of the client's and the
+    /// server's side.
     pub(crate) cpu: [f64; 2],
     pub(crate) seen: Seen,
 }
 
 impl Run {
-    fn both(&self) -> f64 {
+    /// Microseconds of both sides.
+    pub(crate) fn both(&self) -> f64 {
         self.cpu.iter().sum()
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.seen.per_second
+    }
+
+    pub(crate) fn p50(&self) -> f64 {
+        self.latency(|latency| latency.p50)
+    }
+
+    pub(crate) fn p99(&self) -> f64 {
+        self.latency(|latency| latency.p99)
+    }
+
+    pub(crate) fn p999(&self) -> f64 {
+        self.latency(|latency| latency.p999)
+    }
+
+    fn latency(&self, of: fn(&Latency) -> f64) -> f64 {
+        self.seen.latency.as_ref().map_or(f64::NAN, of)
     }
 }
 
-/// All runs.
+/// All of it.
 pub(crate) struct Results {
-    cores: Cores,
+    pub(crate) cores: Cores,
+    pub(crate) machine: Value,
     runs: Vec<Run>,
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) scale: Vec<Case>,
 }
 
 impl Results {
-    pub(crate) fn new(cores: Cores) -> Self {
-        Self {
+    pub(crate) fn new(cores: Cores) -> Result<Self> {
+        Ok(Self {
             cores,
+            machine: machine::describe()?,
             runs: Vec::new(),
-        }
+            memory: Vec::new(),
+            scale: Vec::new(),
+        })
     }
 
     pub(crate) fn add(&mut self, run: Run) {
         self.runs.push(run);
     }
 
-    /// The table, on standard output.
-    pub(crate) fn show(&self) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "\ncores: {}", self.cores.name())?;
-        for connections in self.connections() {
-            let some = if connections == 1 { "connection" } else { "connections" };
-            writeln!(
-                out,
-                "\n{connections:>2} {some:<29} CPU us/request: client  server    both  requests/s    p50 us    p99 us"
-            )?;
-            for contender in CONTENDERS {
-                let median = |value: fn(&Run) -> f64| self.median(contender, connections, value);
-                let spent = match contender {
-                    Contender::Plain => format!("{:>7} {:>7} {:>7}", "-", "-", "-"),
-                    _ => format!(
-                        "{:>7.1} {:>7.1} {:>7.1}",
-                        median(|run| run.cpu[0]),
-                        median(|run| run.cpu[1]),
-                        median(Run::both)
-                    ),
-                };
-                writeln!(
-                    out,
-                    "   {:<44} {spent}  {:>10.0} {:>9.0} {:>9.0}",
-                    contender.name(),
-                    median(|run| run.seen.per_second),
-                    median(|run| run.seen.p50),
-                    median(|run| run.seen.p99)
-                )?;
+    /// The loads, in the order in which they were measured first.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let mut loads = Vec::new();
+        for run in &self.runs {
+            if !loads.contains(&run.load) {
+                loads.push(run.load);
             }
-            let (best, share) = self.share(connections);
-            let verdict = if share > LIMIT { "MISSED" } else { "kept" };
-            writeln!(
-                out,
-                "   Watchword's CPU to that of \"{}\": {share:.2} ({verdict}: at most {LIMIT})",
-                best.name()
-            )?;
-            let half = Contender::Envoy(Form::Tcp);
-            writeln!(
-                out,
-                "   beside it, to that of \"{}\", of which one side alone knows HTTP, as of ours: {:.2}",
-                half.name(),
-                self.to(half, connections)
-            )?;
+        }
+        loads
+    }
+
+    /// Over the rounds; nothing where the contender did not take part.
+    pub(crate) fn median(&self, contender: Contender, load: &str, value: fn(&Run) -> f64) -> Option<f64> {
+        let runs = self.runs.iter();
+        let runs = runs.filter(|run| run.contender == contender && run.load.name() == load);
+        median(runs.map(value).collect())
+    }
+
+    /// Everything as JSON, under the target folder.
+    pub(crate) fn write(&self, verdicts: &[Verdict]) -> Result<()> {
+        let file = folder()?.join(format!("{}.json", self.cores.name()));
+        let text = json!({
+            "machine": self.machine,
+            "cores": self.cores.name(),
+            "gates": verdicts.iter().map(Verdict::as_json).collect::<Vec<_>>(),
+            "runs": self.runs.iter().map(as_json).collect::<Vec<_>>(),
+            "memory": self.memory.iter().map(Memory::as_json).collect::<Vec<_>>(),
+            "scale": self.scale.iter().map(Case::as_json).collect::<Vec<_>>(),
+        });
+        fs::write(&file, format!("{text:#}\n"))?;
+        let mut out = std::io::stdout();
+        writeln!(out, "\nall runs: {}", file.display())?;
+        let drawing = file.with_extension("svg");
+        if plot::draw(self, &drawing)? {
+            writeln!(out, "plot: {}", drawing.display())?;
         }
         Ok(())
     }
+}
 
-    /// Everything as JSON, under the target folder. Whether the limit is kept.
-    pub(crate) fn write(&self) -> Result<bool> {
-        let program = std::env::current_exe()?;
-        // target/release/deps/hop-…
-        let target = program
-            .ancestors()
-            .nth(3)
-            .context("a benchmark lies in target/release/deps")?;
-        let folder = target.join("hop");
-        fs::create_dir_all(&folder)?;
-        let file = folder.join(format!("{}.json", self.cores.name()));
-        let shares: Vec<_> = self
-            .connections()
-            .into_iter()
-            .map(|count| (count, self.share(count)))
-            .collect();
-        let is_kept = shares.iter().all(|(_, (_, share))| *share <= LIMIT);
-        let text = json!({
-            "httpRule": HTTP_RULE,
-            "cores": self.cores.name(),
-            "limit": LIMIT,
-            "shares": shares.iter().map(|(connections, (best, share))| {
-                json!({
-                    "connections": connections,
-                    "best": best.name(),
-                    "share": share,
-                    "toClientAsTcp": self.to(Contender::Envoy(Form::Tcp), *connections),
-                })
-            }).collect::<Vec<_>>(),
-            "runs": self.runs.iter().map(as_json).collect::<Vec<_>>(),
-        });
-        fs::write(&file, format!("{text:#}\n"))?;
-        writeln!(std::io::stdout(), "\nall runs: {}", file.display())?;
-        Ok(is_kept)
-    }
+/// The middle one.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
 
-    /// The pair of Envoys for HTTP that spends least, and what Watchword spends
-    /// to that.
-    fn share(&self, connections: usize) -> (Contender, f64) {
-        let forms = [Form::Http1, Form::Http2].map(Contender::Envoy);
-        let spent = |contender: &Contender| self.median(*contender, connections, Run::both);
-        let best = forms
-            .into_iter()
-            .min_by(|one, other| spent(one).total_cmp(&spent(other)));
-        let best = best.unwrap_or(Contender::Plain);
-        (best, self.to(best, connections))
-    }
-
-    /// What Watchword spends, to what `other` does.
-    fn to(&self, other: Contender, connections: usize) -> f64 {
-        let spent = |contender| self.median(contender, connections, Run::both);
-        spent(Contender::Watchword) / spent(other)
-    }
-
-    fn median(&self, contender: Contender, connections: usize, value: fn(&Run) -> f64) -> f64 {
-        let runs = self
-            .runs
-            .iter()
-            .filter(|run| run.contender == contender && run.load.connections == connections);
-        let mut values: Vec<_> = runs.map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    /// In the order in which they were measured first.
-    fn connections(&self) -> Vec<usize> {
-        let mut counts: Vec<_> = self.runs.iter().map(|run| run.load.connections).collect();
-        counts.sort_unstable();
-        counts.dedup();
-        counts
-    }
+/// Where results are kept.
+fn folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    // target/release/deps/hop-…
+    let target = program
+        .ancestors()
+        .nth(3)
+        .context("a benchmark lies in target/release/deps")?;
+    let folder = target.join("hop");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 fn as_json(run: &Run) -> Value {
     json!({
         "contender": run.contender.name(),
         "round": run.round,
-        "connections": run.load.connections,
-        "requests": run.load.requests,
+        "load": run.load.name(),
+        "unit": run.load.unit(),
+        "units": run.seen.units,
         "clientMicroseconds": run.cpu[0],
         "serverMicroseconds": run.cpu[1],
         "perSecond": run.seen.per_second,
-        "p50Microseconds": run.seen.p50,
-        "p99Microseconds": run.seen.p99,
+        "latencyMicroseconds": run.seen.latency.map(Latency::as_json),
     })
 }

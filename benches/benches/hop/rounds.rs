@@ -1,0 +1,85 @@
+//! The parts in which contenders take turns.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use watchword_benches::kernel::cpu_of;
+
+use crate::asked::Asked;
+use crate::contenders::{Bed, Contender, HTTP, TCP};
+use crate::load::Load;
+use crate::results::{Results, Run};
+use crate::{go_on, pass};
+
+/// What ends a load is done by then.
+const SETTLED: Duration = Duration::from_millis(50);
+
+pub(crate) fn measure(asked: &Asked, results: &mut Results) -> Result<()> {
+    let loads = asked.loads();
+    if loads.is_empty() {
+        return Ok(());
+    }
+    let has_requests = loads.iter().any(|load| !takers(*load, &HTTP).is_empty());
+    let http: &[Contender] = if has_requests { &HTTP } else { &[] };
+    let bed = Bed::start(asked.cores, &[&TCP, http].concat())?;
+    bed.check()?;
+    for round in 0..asked.size.rounds {
+        for load in &loads {
+            let contenders = takers(*load, &[&TCP[..], &HTTP].concat());
+            for turn in 0..contenders.len() {
+                go_on()?;
+                // Nobody is always the first.
+                let contender = contenders[(round + turn) % contenders.len()];
+                results.add(one(&bed, contender, round, *load)?);
+            }
+        }
+    }
+    bed.check()
+}
+
+/// Of these, those that a load is made on. Contenders that know HTTP are there
+/// for what requests cost them.
+fn takers(load: Load, of: &[Contender]) -> Vec<Contender> {
+    let is_requests = matches!(load, Load::Requests { .. });
+    let takes = of.iter().filter(|contender| is_requests || TCP.contains(contender));
+    takes.copied().collect()
+}
+
+fn one(bed: &Bed, contender: Contender, round: usize, load: Load) -> Result<Run> {
+    bed.load(contender, load.warm_up())?;
+    let begun = cpu(bed, contender)?;
+    // What it takes to open the connections is taken off: it is measured by
+    // itself, and dearer for some than for others.
+    let opening = load.opening();
+    if let Some(opening) = opening {
+        bed.load(contender, opening)?;
+    }
+    let before = cpu(bed, contender)?;
+    let seen = bed.load(contender, load)?;
+    let after = cpu(bed, contender)?;
+    let units = seen.units - opening.map_or(0, Load::requests) as f64;
+    let opened = |side: usize| {
+        if opening.is_some() {
+            before[side] - begun[side]
+        } else {
+            0.0
+        }
+    };
+    let spent = |side: usize| (after[side] - before[side]) - opened(side);
+    Ok(Run {
+        contender,
+        round,
+        load,
+        cpu: [0, 1].map(|side| spent(side) * 1e6 / units),
+        seen,
+    })
+}
+
+/// Seconds of CPU of the proxies: the client's side, the server's.
+fn cpu(bed: &Bed, contender: Contender) -> Result<[f64; 2]> {
+    let Some([client, server]) = bed.pids(contender)? else {
+        return Ok([0.0; 2]);
+    };
+    pass(SETTLED);
+    Ok([cpu_of(client)?, cpu_of(server)?])
+}
