@@ -59,6 +59,9 @@ type Options<'a> = &'a dyn Fn(&Socket) -> io::Result<()>;
 ///
 /// [`AppStream::guard`]: watchword_tunnel::AppStream::guard
 fn guard_app(listener: &Socket) -> io::Result<()> {
+    // Over loopback nothing is lost: to pace what is sent (BBR) would only cost
+    // (docs/decisions/0021). Where it can't be had, the system's own will do.
+    let _ = listener.set_tcp_congestion(b"reno");
     listener.set_tcp_nodelay(true)?;
     listener.set_linger(Some(Duration::ZERO))
 }

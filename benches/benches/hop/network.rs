@@ -68,12 +68,14 @@ pub(crate) fn most_connections() -> usize {
 }
 
 /// Makes room in a network of ours for the ports of many short connections: a
-/// machine that makes so many would have it as well.
-pub(crate) const SYSCTLS: [&str; 4] = [
+/// machine that makes so many would have it as well. And nobody paces what goes
+/// through memory, be it a contender or a service of `watchword up`.
+pub(crate) const SYSCTLS: [&str; 5] = [
     "sysctl",
     "--quiet",
     "net.ipv4.ip_local_port_range=16384 65535",
     "net.ipv4.tcp_tw_reuse=1",
+    "net.ipv4.tcp_congestion_control=reno",
 ];
 
 /// A program. Dropped, it is ended.

@@ -77,10 +77,13 @@ fn view(plan: &Plan, replica: &Replica) -> anyhow::Result<View> {
         write_public(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     };
-    let mut settings = vec![(
-        PathBuf::from("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
-        "0".to_owned(),
-    )];
+    let ipv4 = |name: &str| PathBuf::from(format!("/proc/sys/net/ipv4/{name}"));
+    let mut settings = vec![
+        (ipv4("ip_unprivileged_port_start"), "0".to_owned()),
+        // A switch in memory loses nothing: what paces (BBR) costs much here and
+        // gains nothing (docs/decisions/0021).
+        (ipv4("tcp_congestion_control"), "reno".to_owned()),
+    ];
     if plan.ipv6 {
         // Distributions switch IPv6 off in new namespaces along with the machine's.
         for scope in ["all", "default"] {

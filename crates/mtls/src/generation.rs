@@ -9,7 +9,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, ServerConfig};
 use rustls_pki_types::PrivateKeyDer;
 use thiserror::Error;
 use watchword_identity::{Bundle, Svid};
@@ -235,7 +235,15 @@ pub(crate) fn anonymous_control_client(bundle: Bundle, now: Now) -> Result<Arc<C
 /// aws-lc-rs, with X25519MLKEM768 offered first (feature prefer-post-quantum).
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // First what takes least work for what certificates of an hour protect;
+        // others stay for peers that want them.
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(provider)
+    }))
 }
 
 fn server_config(

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
@@ -29,6 +29,9 @@ pub(crate) struct Switches {
     pub(crate) unsent: AtomicBool,
     /// It fails soon when its peer is silent.
     pub(crate) limits_silence: AtomicBool,
+    /// How often it was read and written with success, its end left out.
+    pub(crate) reads: AtomicUsize,
+    pub(crate) writes: AtomicUsize,
 }
 
 impl Switches {
@@ -42,6 +45,12 @@ impl Switches {
 pub(crate) struct Edge {
     inner: DuplexStream,
     switches: Arc<Switches>,
+}
+
+impl Edge {
+    pub(crate) fn switches(&self) -> Arc<Switches> {
+        Arc::clone(&self.switches)
+    }
 }
 
 /// An edge of that many bytes, its switches, and the far end.
@@ -114,6 +123,9 @@ impl AsyncRead for Edge {
         if at_end && self.switches.unclean.load(Ordering::SeqCst) {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
+        if read.is_ready() && !at_end {
+            self.switches.reads.fetch_add(1, Ordering::SeqCst);
+        }
         read
     }
 }
@@ -123,7 +135,11 @@ impl AsyncWrite for Edge {
         if self.switches.unwritable.load(Ordering::SeqCst) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.switches.writes.fetch_add(1, Ordering::SeqCst);
+        }
+        written
     }
 
     /// As a kernel does it, which takes any part of all pieces.
