@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -19,6 +19,8 @@ use crate::programs::run;
 use crate::vault::Vault;
 
 const SERVICE_ACCOUNTS: &str = "/api/v1/namespaces/mesh/serviceaccounts";
+const PAGE: &str = include_str!("../../docs/vault.md");
+const SECTION: &str = "### Login by a Kubernetes service account";
 const PLUGIN: &str = "vault-plugin-auth-kubernetes";
 
 /// A running API server. Dropped, it ends.
@@ -229,23 +231,31 @@ impl Kubernetes {
             })),
         )?;
         let reviewer = self.token("reviewer", "https://kubernetes.default.svc", None)?;
-        vault.run(&["auth", "enable", "-path=kubernetes", PLUGIN])?;
-        vault.run(&[
-            "write",
-            "auth/kubernetes/config",
-            &format!("kubernetes_host={}", self.address()),
-            &format!("kubernetes_ca_cert=@{}", self.certificate_file().display()),
-            &format!("token_reviewer_jwt={reviewer}"),
-        ])?;
-        vault.run(&[
-            "write",
-            "auth/kubernetes/role/mesh",
-            "bound_service_account_names=control-plane",
-            "bound_service_account_namespaces=mesh",
-            "audience=vault",
-            "token_policies=mesh",
-        ])?;
+        vault.write("reviewer-token", &reviewer)?;
+        fs::copy(self.certificate_file(), vault.folder().join("kubernetes-ca.pem"))?;
+        vault.run_script(&self.set_up_as_shown()?, vault.folder())?;
         Ok(vault)
+    }
+
+    /// The commands of docs/vault.md, for this server, a role and a policy of the
+    /// tests, and a plugin that is not part of Vault here.
+    fn set_up_as_shown(&self) -> Result<String> {
+        let shown = PAGE.split_once(SECTION).and_then(|(_, section)| {
+            let (_, block) = section.split_once("```sh\n")?;
+            block.split_once("```")
+        });
+        let (shown, _) = shown.context(SECTION)?;
+        let mut script = shown.to_owned();
+        for (shown, ours) in [
+            ("enable kubernetes", format!("enable -path=kubernetes {PLUGIN}")),
+            ("https://kubernetes.example.org:6443", self.address()),
+            ("kubernetes/role/watchword", "kubernetes/role/mesh".to_owned()),
+            ("token_policies=watchword", "token_policies=mesh".to_owned()),
+        ] {
+            ensure!(script.contains(shown), "docs/vault.md shows no {shown:?}: {script}");
+            script = script.replace(shown, &ours);
+        }
+        Ok(script)
     }
 
     fn address(&self) -> String {

@@ -92,7 +92,8 @@ impl Asked {
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let mut asked = Self {
             size: SMALL,
-            cores: Cores::One,
+            // As in life, where each side is a machine.
+            cores: Cores::Apart,
             gate: false,
             parts: Vec::new(),
             is_wanted: true,

@@ -31,12 +31,13 @@ pub(crate) fn describe() -> Result<Value> {
     }))
 }
 
-/// The first line that a program says of itself, on whichever stream.
+/// The first line that a program says of itself, on whichever stream, without
+/// where it lies on this machine.
 fn says(command: &[&str]) -> Option<String> {
     let (program, words) = command.split_first()?;
     let output = Command::new(program).args(words).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.trim().to_owned())
+    Some(line.replace(program, "").trim().to_owned())
 }
