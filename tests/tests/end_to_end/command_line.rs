@@ -3,6 +3,7 @@
 mod bench;
 mod certificates;
 mod doctor;
+mod page;
 mod watching;
 
 use std::process::Command;
