@@ -9,6 +9,7 @@
 //! what is measured.
 #![allow(clippy::expect_used, clippy::panic, reason = "a failed benchmark has to stop")]
 
+pub mod held;
 pub mod kernel;
 pub mod mesh;
 pub mod pipes;
@@ -34,6 +35,27 @@ pub fn raise_limits() {
     if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
+}
+
+/// Connections that a proxy has descriptors for: each takes two, and some are
+/// kept for other things.
+#[must_use]
+pub fn most_connections() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(limit.saturating_sub(600) / 2).unwrap_or(usize::MAX)
+}
+
+/// Lets time pass: what is measured is what is there afterwards.
+#[allow(clippy::disallowed_methods, reason = "nothing is waited for but time")]
+pub fn pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The middle one; none of none.
+#[must_use]
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// How long each benchmark is measured: short, so that all of them together

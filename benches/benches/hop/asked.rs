@@ -39,8 +39,7 @@ pub(crate) struct Size {
     pub(crate) steady: usize,
     /// Of the large file.
     megabytes: usize,
-    /// How long connections are idle until memory is read: streams give back
-    /// what they did not need for so long.
+    /// How long connections are idle until memory is read.
     pub(crate) settle: Duration,
     /// Idle connections whose memory is counted.
     pub(crate) idle: usize,

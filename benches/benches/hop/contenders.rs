@@ -1,8 +1,8 @@
 //! Who takes part.
 
 use anyhow::{Context, Result};
+use watchword_benches::held::Held;
 
-use crate::hold::Held;
 use crate::load::{Load, Seen};
 use crate::mesh::Sidecars;
 use crate::network::Cores;

@@ -6,11 +6,11 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use watchword_benches::held::{OPEN, in_threads};
 
 use crate::load::PATH;
 
@@ -20,9 +20,6 @@ pub(crate) const COMMAND: &str = "hold";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Threads that open connections.
 const OPENERS: usize = 16;
-/// What it says when all are open.
-const OPEN: &str = "open";
-
 /// `COUNT ADDRESS`: so many connections, until our input ends.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     watchword_benches::raise_limits();
@@ -38,14 +35,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         }
         Ok(held)
     };
-    let held: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..OPENERS).map(|_| scope.spawn(work)).collect();
-        let held = threads.into_iter().map(|thread| match thread.join() {
-            Ok(held) => held,
-            Err(_) => bail!("a thread panicked"),
-        });
-        held.collect::<Result<_>>()
-    })?;
+    let held = in_threads(OPENERS, work)?;
     let mut out = std::io::stdout();
     writeln!(out, "{OPEN}")?;
     out.flush()?;
@@ -75,35 +65,4 @@ fn ask(address: SocketAddr) -> Result<TcpStream> {
     reader.read_exact(&mut vec![0; length])?;
     drop(reader);
     Ok(stream)
-}
-
-/// Connections that are open until this is dropped.
-pub(crate) struct Held {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Held {
-    /// Starts `command`, which runs us as above, and waits until all are open.
-    pub(crate) fn open(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        let mut held = Self {
-            child,
-            input,
-            output: BufReader::new(output.context("stdout is piped")?),
-        };
-        let mut line = String::new();
-        held.output.read_line(&mut line)?;
-        ensure!(line.trim() == OPEN, "connections could not be opened: {line:?}");
-        Ok(held)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.input = None;
-        let _ = self.child.wait();
-    }
 }

@@ -30,7 +30,6 @@ mod table;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::runtime::Builder;
@@ -76,12 +75,6 @@ fn go_on() -> Result<()> {
         bail!("interrupted");
     }
     Ok(())
-}
-
-/// Lets time pass: what is measured is what is there afterwards.
-#[allow(clippy::disallowed_methods, reason = "nothing is waited for but time")]
-fn pass(time: Duration) {
-    std::thread::sleep(time);
 }
 
 /// The programs that we started have to end before us. Nothing is blocked for

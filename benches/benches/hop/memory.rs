@@ -5,14 +5,14 @@ use std::fs;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use watchword_benches::held::Held;
 use watchword_benches::kernel::{memory_of, peak_of};
+use watchword_benches::{most_connections, pass};
 
 use crate::asked::Asked;
 use crate::contenders::{Bed, Contender, RIVALS};
-use crate::hold::Held;
+use crate::go_on;
 use crate::load::Load;
-use crate::network::most_connections;
-use crate::{go_on, pass};
 
 /// Connections at work ask so often, each: at fixed times, since one that is
 /// done earlier than others would be closed before all are open.

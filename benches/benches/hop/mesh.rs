@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use watchword_benches::held::Held;
 use watchword_benches::kernel::sidecar;
 use watchword_tests::{Mesh, MeshFile, run};
 
 use crate::contenders::Contender;
-use crate::hold::{self, Held};
+use crate::hold;
 use crate::load::{Load, Log, PATH, Seen};
 use crate::network::{Cores, SYSCTLS, Side};
 use crate::server::{self, CURL, HTTP_PORT, TCP_PORT};

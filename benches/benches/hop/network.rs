@@ -7,7 +7,6 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, getrlimit};
 use watchword_tests::{Output, is_root, run, wait_until};
 
 /// One side or the other.
@@ -58,13 +57,6 @@ impl Cores {
             (Self::Free, _) => "0-1023",
         }
     }
-}
-
-/// Connections that a proxy has descriptors for: each takes two, and HAProxy
-/// keeps some for pipes.
-pub(crate) fn most_connections() -> usize {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    usize::try_from(limit.saturating_sub(600) / 2).unwrap_or(usize::MAX)
 }
 
 /// Makes room in a network of ours for the ports of many short connections: a

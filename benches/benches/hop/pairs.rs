@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use watchword_benches::held::Held;
 use watchword_tests::{tool, wait_until};
 
 use crate::certificates;
 use crate::contenders::Contender;
-use crate::hold::{self, Held};
+use crate::hold;
 use crate::load::{Load, Log, PATH, Seen};
 use crate::network::{Cores, Network, Program, Side};
 use crate::server::{self, HTTP_PORT, TCP_PORT};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use watchword_benches::median;
 
 use crate::contenders::Contender;
 use crate::gates::Verdict;
@@ -94,7 +95,7 @@ impl Results {
     pub(crate) fn median(&self, contender: Contender, load: &str, value: fn(&Run) -> f64) -> Option<f64> {
         let runs = self.runs.iter();
         let runs = runs.filter(|run| run.contender == contender && run.load.name() == load);
-        median(runs.map(value).collect())
+        median(&mut runs.map(value).collect::<Vec<_>>())
     }
 
     /// Everything as JSON, under the target folder.
@@ -117,12 +118,6 @@ impl Results {
         }
         Ok(())
     }
-}
-
-/// The middle one.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 /// Where results are kept.

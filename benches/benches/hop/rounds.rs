@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use watchword_benches::kernel::cpu_of;
+use watchword_benches::pass;
 
 use crate::asked::Asked;
 use crate::contenders::{Bed, Contender, HTTP, TCP};
+use crate::go_on;
 use crate::load::Load;
 use crate::results::{Results, Run};
-use crate::{go_on, pass};
 
 /// What ends a load is done by then.
 const SETTLED: Duration = Duration::from_millis(50);

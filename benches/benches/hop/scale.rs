@@ -4,14 +4,13 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use watchword_benches::kernel::cpu_of;
+use watchword_benches::{median, most_connections};
 
 use crate::asked::Asked;
 use crate::contenders::Contender;
 use crate::go_on;
 use crate::load::Load;
 use crate::mesh::Sidecars;
-use crate::network::most_connections;
-use crate::results::median;
 
 const CONNECTIONS: usize = 64;
 /// As many as the loads of the other parts have at least.
@@ -35,7 +34,7 @@ impl Case {
 
     /// Of both sides.
     pub(crate) fn cpu(&self) -> f64 {
-        median(self.rounds.clone()).unwrap_or(f64::NAN)
+        median(&mut self.rounds.clone()).unwrap_or(f64::NAN)
     }
 
     pub(crate) fn as_json(&self) -> Value {

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::task::JoinSet;
+use watchword_benches::median;
 use watchword_benches::report::Report;
 use watchword_tests::{Vault, process};
 
@@ -107,9 +108,19 @@ pub(crate) async fn of_vault(size: Size, report: &mut Report) -> Result<()> {
         shares.push(ours / alone);
     }
     let part = "certificates that Vault signs";
-    report.add(part, "per second, from Vault directly", median(&mut direct_rates), "/s")?;
-    report.add(part, "per second, through the control plane", median(&mut rates), "/s")?;
-    let share = median(&mut shares);
+    report.add(
+        part,
+        "per second, from Vault directly",
+        median(&mut direct_rates).unwrap_or_default(),
+        "/s",
+    )?;
+    report.add(
+        part,
+        "per second, through the control plane",
+        median(&mut rates).unwrap_or_default(),
+        "/s",
+    )?;
+    let share = median(&mut shares).unwrap_or_default();
     if size.judges {
         report.gate_at_least(part, "the share of the latter, median of the rounds", share, SHARE)?;
     } else {
@@ -163,11 +174,11 @@ pub(crate) async fn of_the_embedded_authority(size: Size, report: &mut Report) -
         rates.push(rate(size.round, took));
         per_core.push(rate(size.round, used));
     }
-    report.add(part, "per second", median(&mut rates), "/s")?;
+    report.add(part, "per second", median(&mut rates).unwrap_or_default(), "/s")?;
     report.add(
         part,
         "per second of the control plane's CPU, join tokens included",
-        median(&mut per_core),
+        median(&mut per_core).unwrap_or_default(),
         "/s",
     )?;
     show_times(part, &callers.one_by_one(size.single).await?, report)
@@ -195,9 +206,4 @@ fn rate(count: usize, took: Duration) -> f64 {
 fn quantile(times: &[Duration], share: f64) -> f64 {
     let index = (times.len() as f64 * share) as usize;
     times.get(index).or(times.last()).map_or(0.0, Duration::as_secs_f64)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }

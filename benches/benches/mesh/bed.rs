@@ -4,12 +4,10 @@
 //! Must not know: what is measured.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, getrlimit};
+use anyhow::{Context, Result};
+use watchword_benches::held::Held;
 use watchword_benches::kernel::{cpu_of, memory_of, sidecar};
 use watchword_tests::{Mesh, MeshFile, wait_until};
 
@@ -20,13 +18,6 @@ pub(crate) const SERVICES: [&str; 2] = ["web", "orders"];
 
 const POLICY: &str = "name: orders\nservice: spiffe://example.org/orders\n\
                       allow: [{name: web calls, from: [spiffe://example.org/web]}]\n";
-
-/// Connections that a sidecar has descriptors for: each takes two, and some
-/// are kept for other things.
-pub(crate) fn most_connections() -> usize {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    usize::try_from(limit.saturating_sub(600) / 2).unwrap_or(usize::MAX)
-}
 
 /// The mesh, running.
 pub(crate) struct Bed {
@@ -68,16 +59,7 @@ impl Bed {
     pub(crate) fn hold(&self, count: usize) -> Result<Held> {
         let count = count.to_string();
         let mut command = self.mesh.exec_command("web", &self.words(&["hold", &count])?)?;
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("stdout is piped")?;
-        let input = child.stdin.take();
-        let mut held = Held {
-            child,
-            input,
-            output: BufReader::new(output),
-        };
-        held.hear("open").with_context(|| self.warnings())?;
-        Ok(held)
+        Held::open(&mut command).with_context(|| self.warnings())
     }
 
     /// What went wrong, as the sidecars say.
@@ -128,38 +110,6 @@ impl Bed {
     fn words<'a>(&'a self, words: &[&'a str]) -> Result<Vec<&'a str>> {
         let program = self.program.to_str().context("the path of a temporary folder")?;
         Ok([&[program, load::COMMAND], words].concat())
-    }
-}
-
-/// Connections that are open until they are closed or dropped.
-pub(crate) struct Held {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Held {
-    /// Closes them in order, and waits until that is done.
-    pub(crate) fn close(mut self) -> Result<()> {
-        self.input = None;
-        self.hear("closed")?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the load ended with {status}");
-        Ok(())
-    }
-
-    fn hear(&mut self, wanted: &str) -> Result<()> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        ensure!(line.trim() == wanted, "the load said {line:?} instead of {wanted}");
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.input = None;
-        let _ = self.child.wait();
     }
 }
 

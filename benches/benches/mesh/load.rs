@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use watchword_benches::held::{CLOSED, OPEN, in_threads};
 
 /// The first argument of such a program.
 pub(crate) const COMMAND: &str = "load";
@@ -79,12 +80,12 @@ fn hold(count: usize) -> Result<()> {
         Ok(held)
     };
     let held = in_threads(OPENERS, work)?;
-    say("open")?;
+    say(OPEN)?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for stream in held.into_iter().flatten() {
         end(stream)?;
     }
-    say("closed")
+    say(CLOSED)
 }
 
 /// The sidecar's metrics.
@@ -96,17 +97,6 @@ fn metrics() -> Result<()> {
     stream.read_to_string(&mut page)?;
     ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
     say(&page)
-}
-
-fn in_threads<T: Send>(count: usize, work: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..count).map(|_| scope.spawn(&work)).collect();
-        let results = threads.into_iter().map(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("a thread panicked"),
-        });
-        results.collect()
-    })
 }
 
 fn orders() -> Result<SocketAddr> {

@@ -6,9 +6,9 @@ use anyhow::Result;
 use watchword_tests::wait_until;
 
 use crate::Size;
-use crate::bed::{Bed, SERVICES, added, most_connections};
-use crate::rotation::pass;
+use crate::bed::{Bed, SERVICES, added};
 use watchword_benches::report::Report;
+use watchword_benches::{most_connections, pass};
 
 const PART: &str = "memory";
 /// For what was opened last to come to rest.

@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 use watchword_tests::Output;
 
 use crate::Size;
-use crate::bed::{Bed, Held, SERVICES};
+use crate::bed::{Bed, SERVICES};
+use watchword_benches::held::Held;
 use watchword_benches::report::Report;
 
 const PART: &str = "rotation";
@@ -87,8 +88,7 @@ fn median(size: Size, tunnels: Tunnels) -> Result<Found> {
         .collect::<Result<Vec<_>>>()?;
     let middle = |value: fn(&Found) -> f64| {
         let mut values: Vec<_> = found.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or_default()
+        watchword_benches::median(&mut values).unwrap_or_default()
     };
     Ok(Found {
         rotation: middle(|found| found.rotation),
@@ -221,10 +221,4 @@ impl Samples {
         };
         at(to) - at(from)
     }
-}
-
-/// Lets time pass: what is measured is what happens meanwhile.
-#[allow(clippy::disallowed_methods, reason = "nothing is waited for but time")]
-pub(crate) fn pass(time: Duration) {
-    std::thread::sleep(time);
 }
