@@ -104,7 +104,7 @@ pub(crate) struct Leg<A: AppStream> {
 impl<A: AppStream> Leg<A> {
     pub(crate) fn new(mut app: A) -> Self {
         app.guard(true);
-        Self { app: Some(app) }
+        Self::of_guarded(app)
     }
 
     /// As [`new`](Self::new), where the guard is on already.

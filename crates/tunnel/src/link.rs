@@ -150,10 +150,7 @@ impl<T: Transport> Link<T> {
     /// room worth a frame, or earlier bytes are stuck. See
     /// [`commit_data`](Self::commit_data).
     pub(crate) fn data_room(&mut self, limit: usize) -> Option<&mut [u8]> {
-        if self.stuck || self.output.room_left() <= HEADER + AHEAD {
-            return None;
-        }
-        let room = self.output.room().get_mut(HEADER..)?;
+        let room = self.frame_room()?.get_mut(HEADER..)?;
         let length = room.len().min(MAX_DATA).min(limit);
         room.get_mut(..length)
     }
@@ -161,14 +158,17 @@ impl<T: Transport> Link<T> {
     /// As [`data_room`](Self::data_room), for the payloads of as many frames as
     /// there is memory for, one behind the other.
     pub(crate) fn data_rooms(&mut self) -> Option<[IoSliceMut<'_>; FRAMES]> {
-        if self.stuck || self.output.room_left() <= HEADER + AHEAD {
-            return None;
-        }
-        let mut frames = self.output.room().chunks_mut(FRAME);
+        let mut frames = self.frame_room()?.chunks_mut(FRAME);
         Some(std::array::from_fn(|_| {
             let payload = frames.next().and_then(|frame| frame.get_mut(HEADER..));
             IoSliceMut::new(payload.unwrap_or_default())
         }))
+    }
+
+    /// What DATA frames can be put into, if it is worth one.
+    fn frame_room(&mut self) -> Option<&mut [u8]> {
+        let has_room = !self.stuck && self.output.room_left() > HEADER + AHEAD;
+        has_room.then(|| self.output.room())
     }
 
     /// Makes the first `length` bytes of [`data_rooms`](Self::data_rooms) DATA frames.

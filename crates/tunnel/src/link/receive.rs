@@ -117,27 +117,12 @@ impl<T: Transport> Link<T> {
     /// What is deliverable, and the payloads of DATA that were read behind it:
     /// how many pieces there are. A frame that breaks the protocol ends them.
     pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>; PIECES]) -> usize {
-        let (first, mut rest) = self
-            .input
-            .bytes()
-            .split_at_checked(self.deliverable)
-            .unwrap_or_default();
-        let mut payloads = std::iter::once(first).chain(std::iter::from_fn(|| {
-            let is_open = matches!(self.machine.phase(), Phase::Open | Phase::FinSent);
-            if !is_open || self.decoder.is_within_payload() {
-                return None;
-            }
-            let header = Header::decode(*rest.first_chunk()?).ok()?;
-            if header.kind != Type::Data || header.stream != self.machine.latest() {
-                return None;
-            }
-            let behind = rest.get(HEADER..)?;
-            let (payload, behind) = behind.split_at_checked(header.length).unwrap_or((behind, &[]));
-            rest = behind;
-            Some(payload)
-        }));
+        let is_open = matches!(self.machine.phase(), Phase::Open | Phase::FinSent);
+        let is_ours = |header: &Header| header.kind == Type::Data && header.stream == self.machine.latest();
+        let behind = self.behind().take_while(|(header, _)| is_open && is_ours(header));
+        let payloads = std::iter::once(self.deliverable()).chain(behind.map(|(_, payload)| payload));
         let mut count = 0;
-        for (piece, payload) in pieces.iter_mut().zip(&mut payloads) {
+        for (piece, payload) in pieces.iter_mut().zip(payloads) {
             *piece = IoSlice::new(payload);
             count += 1;
         }
@@ -170,24 +155,33 @@ impl<T: Transport> Link<T> {
     /// Whether the peer's END of the latest stream was read already, behind
     /// DATA that was not delivered yet.
     pub(crate) fn has_read_end(&self) -> bool {
-        if self.decoder.is_within_payload() {
-            return false;
-        }
-        let mut rest = self.input.bytes().get(self.deliverable..).unwrap_or_default();
-        while let Some(head) = rest.first_chunk::<HEADER>() {
-            let Ok(header) = Header::decode(*head) else {
+        for (header, payload) in self.behind() {
+            if payload.len() < header.length {
                 return false;
-            };
-            let Some(behind) = rest.get(HEADER + header.length..) else {
-                return false;
-            };
+            }
             match header.kind {
-                Type::Data => rest = behind,
+                Type::Data => {}
                 Type::Fin | Type::Reset => return header.stream == self.machine.latest(),
                 _ => return false,
             }
         }
         false
+    }
+
+    /// The frames that were read behind what is deliverable, not judged yet: the
+    /// last one's payload may be there in part. Ends at what is no frame.
+    fn behind(&self) -> impl Iterator<Item = (Header, &[u8])> {
+        let mut rest = match self.decoder.is_within_payload() {
+            true => &[],
+            false => self.input.bytes().get(self.deliverable..).unwrap_or_default(),
+        };
+        std::iter::from_fn(move || {
+            let header = Header::decode(*rest.first_chunk()?).ok()?;
+            let payload = rest.get(HEADER..)?;
+            let (payload, later) = payload.split_at_checked(header.length).unwrap_or((payload, &[]));
+            rest = later;
+            Some((header, payload))
+        })
     }
 
     /// Whether nothing is read of a frame that was not finished.
