@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::docs::shown;
 use crate::output::{Output, wait_until};
 use crate::programs::run;
 use crate::vault::Vault;
@@ -240,12 +241,7 @@ impl Kubernetes {
     /// The commands of docs/vault.md, for this server, a role and a policy of the
     /// tests, and a plugin that is not part of Vault here.
     fn set_up_as_shown(&self) -> Result<String> {
-        let shown = PAGE.split_once(SECTION).and_then(|(_, section)| {
-            let (_, block) = section.split_once("```sh\n")?;
-            block.split_once("```")
-        });
-        let (shown, _) = shown.context(SECTION)?;
-        let mut script = shown.to_owned();
+        let mut script = shown(PAGE, SECTION, "sh")?.to_owned();
         for (shown, ours) in [
             ("enable kubernetes", format!("enable -path=kubernetes {PLUGIN}")),
             ("https://kubernetes.example.org:6443", self.address()),

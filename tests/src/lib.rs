@@ -6,6 +6,7 @@
 
 mod agent;
 mod altered;
+mod docs;
 pub mod keys;
 mod kubernetes;
 mod mesh;
@@ -19,6 +20,7 @@ mod vault;
 
 pub use agent::Agent;
 pub use altered::{altered, without, without_ipv6};
+pub use docs::{shell, shown};
 pub use kubernetes::Kubernetes;
 pub use mesh::{Mesh, MeshFile, enter_network};
 pub use offline::{OfflineAuthority, openssl};

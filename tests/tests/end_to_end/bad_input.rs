@@ -113,16 +113,19 @@ fn a_program_that_does_not_exist_is_named_with_its_service() {
     );
 }
 
+/// What is said of a mesh that can't get ready, while it starts.
+fn told_of(services: &str, part: &str) -> String {
+    let mesh = MeshFile::new(services, "").unwrap().start().unwrap();
+    let told = mesh.output().wait_for("what is wrong", |line| line.contains(part));
+    told.unwrap()
+}
+
 #[test]
 fn a_server_that_listens_on_loopback_alone_is_told_so_at_once() {
     let services = "\
 web: {run: [python3, -m, http.server, '8080', --bind, 127.0.0.1], ports: {8080: http}, healthy: {port: 8080}}
 ";
-    let mesh = MeshFile::new(services, "").unwrap().start().unwrap();
-    let told = mesh
-        .output()
-        .wait_for("what is wrong", |line| line.contains("on loopback alone"));
-    let told = told.unwrap();
+    let told = told_of(services, "on loopback alone");
     assert!(
         told.contains("web-1: its port 8080") && told.contains("0.0.0.0"),
         "{told}"
@@ -134,11 +137,7 @@ fn a_server_on_another_port_than_its_healthy_one_is_told_both() {
     let services = "\
 web: {run: [python3, -m, http.server, '8080', --bind, 0.0.0.0], ports: {8080: http}, healthy: {port: 8081}}
 ";
-    let mesh = MeshFile::new(services, "").unwrap().start().unwrap();
-    let told = mesh
-        .output()
-        .wait_for("what is wrong", |line| line.contains("nothing listens"));
-    let told = told.unwrap();
+    let told = told_of(services, "nothing listens");
     assert!(
         told.contains("web-1: nothing listens on its port 8081") && told.contains("`healthy: {port: 8080}`"),
         "{told}"

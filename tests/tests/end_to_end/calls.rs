@@ -279,3 +279,12 @@ socketserver.ThreadingTCPServer(('0.0.0.0', 7000), Greeter).serve_forever()\n";
         let _ = child.wait();
     }
 }
+
+#[test]
+fn nothing_is_paced_in_a_mesh_of_one_machine() {
+    let mesh = mesh();
+    let read = ["cat", "/proc/sys/net/ipv4/tcp_congestion_control"];
+    for service in ["web", "orders"] {
+        assert_eq!(mesh.exec_ok(service, &read).unwrap(), "reno\n", "docs/decisions/0021");
+    }
+}

@@ -2,9 +2,8 @@
 //! run, in their order, and say what the docs say they say.
 
 use std::path::Path;
-use std::process::Command;
 
-use watchword_tests::{Mesh, MeshFile, binary, wait_until};
+use watchword_tests::{Mesh, MeshFile, shell, wait_until};
 
 /// A piece of a page.
 enum Step {
@@ -114,14 +113,8 @@ impl Reader {
         let line = line
             .replace("watchword exec ", &format!("watchword exec --mesh {name} "))
             .replace("watchword status", &format!("watchword status --mesh {name}"));
-        let programs = binary("watchword").unwrap().parent().unwrap().to_owned();
-        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
-        let finished = Command::new("sh")
-            .args(["-c", &format!("{{ {line}; }} 2>&1")])
-            .current_dir(self.folder())
-            .env("PATH", path)
-            .output()
-            .unwrap();
+        let mut shell = shell(&format!("{{ {line}; }} 2>&1"), self.folder()).unwrap();
+        let finished = shell.output().unwrap();
         let said = String::from_utf8(finished.stdout).unwrap();
         match self.name {
             Some(shown) => said.replace(&name, shown),

@@ -96,11 +96,8 @@ fn vault_signs_every_leaf_and_may_be_sealed_for_a_while() {
 
 const PAGE: &str = include_str!("../../../docs/vault.md");
 
-/// The first block of a kind after a heading.
 fn shown(heading: &str, kind: &str) -> &'static str {
-    let (_, section) = PAGE.split_once(heading).unwrap();
-    let (_, rest) = section.split_once(&format!("```{kind}\n")).unwrap();
-    rest.split_once("```").unwrap().0
+    watchword_tests::shown(PAGE, heading, kind).unwrap()
 }
 
 /// PEM: an authority, and a certificate of it with its key.

@@ -1,9 +1,7 @@
 //! docs/commands.md: every command that it shows is run, in its order, with
 //! this test's mesh in the place of the page's names.
 
-use std::process::{Command, Stdio};
-
-use watchword_tests::{MeshFile, Vault, binary};
+use watchword_tests::{MeshFile, Vault, shell};
 
 use crate::apps::SERVER;
 
@@ -59,19 +57,9 @@ fn every_command_of_the_page_does_what_it_is_for() {
     file.write("server.py", SERVER).unwrap();
     file.write("cases.yaml", CASES).unwrap();
     let folder = file.folder().to_owned();
-    let programs = binary("watchword").unwrap().parent().unwrap().to_owned();
     let run = |line: &str| {
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", line])
-            .current_dir(&folder)
-            .env("HOME", &folder)
-            .env(
-                "PATH",
-                format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()),
-            )
-            .stdin(Stdio::null());
-        watchword_tests::run(&mut shell).unwrap_or_else(|error| panic!("$ {line}\n{error:#}"))
+        let mut shell = shell(line, &folder).unwrap();
+        watchword_tests::run(shell.env("HOME", &folder)).unwrap_or_else(|error| panic!("$ {line}\n{error:#}"))
     };
     let shown: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
     let (of_machine, rest): (Vec<_>, Vec<_>) = shown

@@ -1,7 +1,7 @@
 //! Requests as spans: in the caller's trace, with what was decided, and never
 //! in the way of the request.
 
-use watchword_tests::{Collector, Mesh};
+use watchword_tests::{Collector, Mesh, shown};
 
 use super::{POLICIES, answer, mesh_file};
 
@@ -12,10 +12,7 @@ const URL: &str = "http://orders:8080";
 
 /// The section that docs/tracing.md shows, with a socket and a ratio of ours.
 fn shown_section(ratio: &str) -> String {
-    let (_, rest) = include_str!("../../../../docs/tracing.md")
-        .split_once("```yaml\n")
-        .unwrap();
-    let section = rest.split_once("```").unwrap().0;
+    let section = shown(include_str!("../../../../docs/tracing.md"), "# Tracing", "yaml").unwrap();
     let own = section.replace("/run/otel.sock", "otel.sock").replace("0.01 ", ratio);
     assert!(own.contains("unix:otel.sock") && own.contains(ratio), "{section}");
     own
