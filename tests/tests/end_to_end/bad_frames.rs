@@ -10,7 +10,7 @@ use watchword_tests::{Mesh, MeshFile};
 use crate::apps::{POLICIES, SERVER, SERVICES, curl};
 use crate::authority::{Authority, write};
 use crate::live::{Live, memory};
-use crate::strangers::{address, counter, on_the_switch};
+use crate::strangers::{address, counter, on_the_switch, source_port};
 
 const OPEN: u8 = 1;
 const OPENED: u8 = 2;
@@ -280,20 +280,19 @@ fn nuisances() -> Vec<Case> {
     ]
 }
 
-/// Takes the steps of a case; prints its port, the frames that came, and
-/// whether the tunnel ended.
+/// Takes the steps of a case, from a port of its own; prints the frames that
+/// came, and whether the tunnel ended.
 const ATTACKER: &str = r#"
 import json, select, socket, ssl, sys, time
-address, certificate = sys.argv[1:3]
-steps = sys.argv[3:]
+own_port, address, certificate = sys.argv[1:4]
+steps = sys.argv[4:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
 context.set_alpn_protocols(["watchword/1"])
 context.load_cert_chain(certificate)
 host, port = address.rsplit(",", 1)
-stream = context.wrap_socket(socket.create_connection((host, int(port)), timeout=50))
-own_port = stream.getsockname()[1]
+stream = context.wrap_socket(socket.create_connection((host, int(port)), 50, ("", int(own_port))))
 stream.setblocking(False)
 frames, buffer, pending, ended, waits = [], b"", b"", None, False
 until = time.monotonic() + 50
@@ -333,7 +332,7 @@ while ended is None and time.monotonic() < until:
             break
         frames.append([buffer[0], number, buffer[8:8 + length].hex()])
         buffer = buffer[8 + length:]
-print(json.dumps({"port": own_port, "frames": frames, "ended": ended, "left": len(steps)}))
+print(json.dumps({"port": int(own_port), "frames": frames, "ended": ended, "left": len(steps)}))
 "#;
 
 struct Certificates {
@@ -360,7 +359,8 @@ fn carry_out(mesh: &Mesh, number: usize, case: &Case, certificates: &Certificate
         });
     }
     let last = if matches!(case.end, End::GoesOn) { "stop" } else { "end" };
-    let mut command = vec!["python3", "-c", ATTACKER, &target, certificate];
+    let own_port = source_port().to_string();
+    let mut command = vec!["python3", "-c", ATTACKER, &own_port, &target, certificate];
     command.extend(steps.iter().map(String::as_str));
     command.push(last);
     let printed = watchword_tests::run(&mut on_the_switch(mesh, &command)).unwrap();

@@ -10,7 +10,7 @@ use watchword_tests::{Mesh, Output};
 
 use crate::apps::{complaint, curl, mesh};
 use crate::authority::{Authority, uri, write};
-use crate::strangers::{address, counter, in_network, on_the_switch};
+use crate::strangers::{address, counter, in_network, on_the_switch, source_port};
 
 const WEB: &str = "spiffe://example.org/web";
 const ORDERS: &str = "spiffe://example.org/orders";
@@ -97,11 +97,11 @@ fn bad_leaves(authority: &Authority, id: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// TLS to ADDRESS:PORT with a certificate and a name for ALPN, TLS_VERSION at
-/// most, and an OPEN if it comes to that; prints its own port and what it got.
+/// TLS from a port to ADDRESS:PORT with a certificate and a name for ALPN,
+/// TLS_VERSION at most, and an OPEN if it comes to that; prints what it got.
 const CLIENT: &str = r#"
 import socket, ssl, sys
-address, port, alpn, version, certificate = sys.argv[1:6]
+own_port, address, port, alpn, version, certificate = sys.argv[1:7]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
@@ -109,8 +109,7 @@ context.maximum_version = ssl.TLSVersion[version]
 context.set_alpn_protocols([alpn])
 if certificate:
     context.load_cert_chain(certificate)
-with socket.create_connection((address, int(port)), timeout=20) as plain:
-    print(plain.getsockname()[1])
+with socket.create_connection((address, int(port)), 20, ("", int(own_port))) as plain:
     try:
         with context.wrap_socket(plain) as stream:
             stream.sendall(b"\x01\x00\x00\x00\x00\x00\x00\x01")
@@ -138,10 +137,12 @@ fn attack(mesh: &Mesh, target: &str, attack: &Attack<'_>) {
         counter(mesh, "orders-1", &wanted)
     };
     let before = handshakes();
+    let port = source_port().to_string();
     let client = [
         "python3",
         "-c",
         CLIENT,
+        &port,
         target,
         "8080",
         attack.alpn,
@@ -149,8 +150,7 @@ fn attack(mesh: &Mesh, target: &str, attack: &Attack<'_>) {
         &attack.certificate,
     ];
     let printed = watchword_tests::run(&mut on_the_switch(mesh, &client)).unwrap();
-    let (port, outcome) = printed.split_once('\n').unwrap();
-    assert!(outcome.starts_with("REFUSED"), "{reason}: {outcome}");
+    assert!(printed.starts_with("REFUSED"), "{reason}: {printed}");
     let (from, wanted) = (format!(":{port} "), format!("reason={reason} "));
     mesh.output()
         .wait_for(&format!("the line of the one with {reason}"), |line| {
@@ -203,6 +203,7 @@ fn each_bad_client_is_refused_with_a_reason_of_its_own_in_log_and_metric() {
         "python3",
         "-c",
         CLIENT,
+        &source_port().to_string(),
         &target,
         "8080",
         "watchword/1",

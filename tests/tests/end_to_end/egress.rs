@@ -17,12 +17,14 @@ const LINK_LOCAL: &str = "169.254.10.10";
 
 /// Sends, ends its half, prints the answer, or how it was refused.
 const CALL: &str = r#"
-import socket, sys
+import contextlib, socket, sys
 try:
     with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as stream:
         stream.sendall(sys.argv[3].encode())
         if sys.argv[3] != "reset":
-            stream.shutdown(socket.SHUT_WR)
+            # After a reset there is nothing to shut down: recv() tells of it.
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_WR)
         answer = b""
         while data := stream.recv(65536):
             answer += data

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use watchword_tests::Mesh;
@@ -58,6 +59,17 @@ pub(crate) fn address(mesh: &Mesh, name: &str, family: usize) -> String {
 
 pub(crate) fn on_the_switch(mesh: &Mesh, command: &[&str]) -> Command {
     with_ip(mesh.in_network_of(mesh.record().unwrap()["switchPid"].as_i64().unwrap(), command))
+}
+
+/// A port for who calls from the switch and is told by it in a log. The kernel
+/// gives none of these away by itself: where a call that was redirected lately,
+/// that of the canary say, came from the same address and port, the next one's
+/// port is another for who accepts it.
+pub(crate) fn source_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(port < 32_768, "ports from here on may be anybody's");
+    port
 }
 
 /// Runs a command in a replica's network, with every right there.
