@@ -1,4 +1,4 @@
-//! Two network namespaces of our own, joined by a cable, and programs in them.
+//! Two network namespaces of our own, joined by a switch, and programs in them.
 //!
 //! Invariant: nothing outlives its value, and the kernel ends all programs
 //! with us. The namespaces have no names: they go with the last program.
@@ -70,6 +70,13 @@ pub(crate) const SYSCTLS: [&str; 5] = [
     "net.ipv4.tcp_congestion_control=reno",
 ];
 
+/// The switch of `watchword up` has these where the machine knows them.
+const SWITCH_SYSCTLS: [&str; 3] = [
+    "net.bridge.bridge-nf-call-iptables=0",
+    "net.bridge.bridge-nf-call-ip6tables=0",
+    "net.bridge.bridge-nf-call-arptables=0",
+];
+
 /// A program. Dropped, it is ended.
 pub(crate) struct Program {
     child: Child,
@@ -107,11 +114,14 @@ impl Drop for Program {
     }
 }
 
-/// The namespaces, each held by a program that sleeps.
+/// The namespaces, each held by a program that sleeps. Between them is a bridge
+/// in a namespace of its own, as `watchword up` has it: what the network costs
+/// is the same for all.
 pub(crate) struct Network {
     cores: Cores,
     client: Program,
     server: Program,
+    _switch: Program,
 }
 
 impl Network {
@@ -120,17 +130,33 @@ impl Network {
     pub(crate) fn new(cores: Cores) -> Result<Self> {
         let client = hold(None)?;
         let server = hold(Some(&client))?;
-        let network = Self { cores, client, server };
-        let (server, client) = (Side::Server, Side::Client);
-        let peer = network.holder(server).to_string();
-        network.ip(client, &format!("link add hop type veth peer name hop netns {peer}"))?;
-        for (side, address) in [(client, "198.18.7.1/30"), (server, "198.18.7.2/30")] {
-            network.ip(side, "link set lo up")?;
-            network.ip(side, "link set hop up")?;
-            network.ip(side, &format!("address add {address} dev hop"))?;
-            network.run(side, &SYSCTLS)?;
+        let switch = hold(Some(&client))?;
+        run(enter(&switch)
+            .args(["sysctl", "--quiet", "--ignore"])
+            .args(SWITCH_SYSCTLS))?;
+        ip_in(&switch, "link add switch type bridge mcast_snooping 0")?;
+        ip_in(&switch, "link set switch up")?;
+        let sides = [
+            ("client", &client, "198.18.7.1/30"),
+            ("server", &server, "198.18.7.2/30"),
+        ];
+        for (name, holder, address) in sides {
+            ip_in(holder, "link set lo up")?;
+            ip_in(
+                holder,
+                &format!("link add hop type veth peer name {name} netns {}", switch.pid()),
+            )?;
+            ip_in(&switch, &format!("link set {name} master switch up"))?;
+            ip_in(holder, "link set hop up")?;
+            ip_in(holder, &format!("address add {address} dev hop"))?;
+            run(enter(holder).args(SYSCTLS))?;
         }
-        Ok(network)
+        Ok(Self {
+            cores,
+            client,
+            server,
+            _switch: switch,
+        })
     }
 
     /// Starts a program on a side.
@@ -148,26 +174,26 @@ impl Network {
 
     /// A command on a side, to be run by the caller.
     pub(crate) fn command(&self, side: Side, words: &[&str]) -> Command {
-        let mut enter = Command::new("nsenter");
-        enter
-            .args(enter_user())
-            .args(["--net", "--target", &self.holder(side).to_string(), "--"])
-            .args(self.cores.command(side))
-            .args(words);
-        enter
+        let mut command = enter(match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        });
+        command.args(self.cores.command(side)).args(words);
+        command
     }
+}
 
-    fn ip(&self, side: Side, words: &str) -> Result<()> {
-        let command: Vec<_> = ["ip"].into_iter().chain(words.split(' ')).collect();
-        self.run(side, &command).map(|_| ())
-    }
+/// The beginning of a command in a holder's namespace.
+fn enter(holder: &Program) -> Command {
+    let mut enter = Command::new("nsenter");
+    enter
+        .args(enter_user())
+        .args(["--net", "--target", &holder.pid().to_string(), "--"]);
+    enter
+}
 
-    fn holder(&self, side: Side) -> i64 {
-        match side {
-            Side::Client => self.client.pid(),
-            Side::Server => self.server.pid(),
-        }
-    }
+fn ip_in(holder: &Program, words: &str) -> Result<()> {
+    run(enter(holder).arg("ip").args(words.split(' '))).map(|_| ())
 }
 
 /// A new namespace, as long as the program runs. An ordinary user gets the

@@ -38,12 +38,20 @@ pub(crate) struct Holder {
 
 /// Starts the switch's holder.
 pub(crate) async fn hold_switch() -> anyhow::Result<Holder> {
+    // Where the machine has them (they come with Docker and kube-proxy), each
+    // packet would pass the rules for IP of a namespace that has none.
+    let settings = ["iptables", "ip6tables", "arptables"]
+        .map(|tables| PathBuf::from(format!("/proc/sys/net/bridge/bridge-nf-call-{tables}")))
+        .into_iter()
+        .filter(|file| file.exists())
+        .map(|file| (file, "0".to_owned()))
+        .collect();
     hold(&View {
         hostname: "switch".to_owned(),
         files: Vec::new(),
         hidden: Vec::new(),
         shown: Vec::new(),
-        settings: Vec::new(),
+        settings,
     })
     .await
     .context("cannot make the switch's namespaces")

@@ -1,6 +1,7 @@
 //! Calls between services: allowed, denied, to oneself, to the outside.
 
 use crate::apps::{complaint, curl, mesh, mesh_file};
+use crate::strangers::on_the_switch;
 
 #[test]
 fn an_allowed_call_arrives_over_ipv4_and_ipv6() {
@@ -281,10 +282,18 @@ socketserver.ThreadingTCPServer(('0.0.0.0', 7000), Greeter).serve_forever()\n";
 }
 
 #[test]
-fn nothing_is_paced_in_a_mesh_of_one_machine() {
+fn nothing_is_paced_or_filtered_twice_in_a_mesh_of_one_machine() {
     let mesh = mesh();
     let read = ["cat", "/proc/sys/net/ipv4/tcp_congestion_control"];
     for service in ["web", "orders"] {
         assert_eq!(mesh.exec_ok(service, &read).unwrap(), "reno\n", "docs/decisions/0021");
     }
+    // A kernel that knows no such rules has no such files.
+    let read = [
+        "sh",
+        "-c",
+        "for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || cat $f; done",
+    ];
+    let bridge_rules = watchword_tests::run(&mut on_the_switch(&mesh, &read)).unwrap();
+    assert!(bridge_rules.lines().all(|line| line == "0"), "{bridge_rules}");
 }
