@@ -57,7 +57,10 @@ impl Tunnel<DuplexStream> {
     }
 }
 
-impl Tunnel<TlsStream<DuplexStream>> {
+/// With mutual TLS.
+pub type Encrypted = Tunnel<TlsStream<DuplexStream>>;
+
+impl Encrypted {
     /// With mutual TLS, from `web` to `orders`, which must be [`ORDERS`].
     pub async fn encrypted(web: &Generation, orders: &Generation) -> Self {
         let (near, far) = duplex(PIPE);
@@ -83,18 +86,37 @@ impl<C: Connection> Tunnel<C> {
     /// # Panics
     /// The stream does not end cleanly, or bytes are missing.
     pub async fn carry(self, bytes: usize) -> Self {
+        self.stream((bytes, 1), |caller, callee| exchange(caller, callee, bytes))
+            .await
+    }
+
+    /// As [`carry`](Self::carry): a byte each way, so many times.
+    ///
+    /// # Panics
+    /// As [`carry`](Self::carry).
+    pub async fn ask(self, questions: usize) -> Self {
+        self.stream((questions, questions), |caller, callee| ask(caller, callee, questions))
+            .await
+    }
+
+    /// A stream in which the apps do what they do.
+    async fn stream<F: Future<Output = ()>>(
+        self,
+        (there, back): (usize, usize),
+        apps: impl FnOnce(DuplexStream, DuplexStream) -> F,
+    ) -> Self {
         let (app, caller) = duplex(PIPE);
         let (service, callee) = duplex(PIPE);
         let call = Call::new(Edge(app), open());
         // Tasks of their own, as in the proxy: each is polled only when it is woken.
         let client = tokio::spawn(self.client.carry(call, pending()));
         let server = tokio::spawn(serve(self.server, Edge(service)));
-        exchange(caller, callee, bytes).await;
+        apps(caller, callee).await;
         let carried = client.await.expect("the client's task");
         match carried.end {
             End::Closed(closed) => {
                 assert!(matches!(closed.why, CloseReason::Finished), "{:?}", closed.why);
-                assert_eq!((closed.sent, closed.received), (bytes as u64, 1));
+                assert_eq!((closed.sent, closed.received), (there as u64, back as u64));
             }
             other => panic!("not carried: {other:?}"),
         }
@@ -158,6 +180,21 @@ async fn exchange(mut caller: DuplexStream, mut callee: DuplexStream, bytes: usi
     callee.write_all(b"!").await.expect("the callee answers");
     callee.shutdown().await.expect("the callee ends its half");
     assert_eq!(calling.await.expect("the caller's task"), 1);
+}
+
+/// Both apps: a question and its answer, one after the other.
+async fn ask(mut caller: DuplexStream, mut callee: DuplexStream, questions: usize) {
+    let mut byte = [0];
+    for _ in 0..questions {
+        caller.write_all(b"?").await.expect("the caller asks");
+        callee.read_exact(&mut byte).await.expect("the question");
+        callee.write_all(b"!").await.expect("the callee answers");
+        caller.read_exact(&mut byte).await.expect("the answer");
+    }
+    caller.shutdown().await.expect("the caller ends its half");
+    assert_eq!(callee.read(&mut byte).await.expect("the caller's end"), 0);
+    callee.shutdown().await.expect("the callee ends its half");
+    assert_eq!(caller.read(&mut byte).await.expect("the callee's end"), 0);
 }
 
 fn open() -> Open {

@@ -1,4 +1,7 @@
-//! What only root can test: users, and daemons started by hand.
+//! What only root can test: users, daemons started by hand, and what another
+//! user's processes do.
+
+mod system_calls;
 
 use std::process::{Command, Stdio};
 
