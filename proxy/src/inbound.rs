@@ -67,7 +67,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         Ok(shaken) => shaken,
         Err(ended) => return connection.end(&ended),
     };
-    let Some(_live) = mesh.live_tunnels.begin(from.ip(), accepted.peer().id()) else {
+    let Some(live) = mesh.live_tunnels.begin(from.ip(), accepted.peer().id()) else {
         connection.set_peer(accepted.peer().id().to_string());
         connection.end(&Ended::failed("limit", "its SPIFFE ID has too many connections here"));
         return send_away(mesh, accepted).await;
@@ -85,11 +85,15 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         expires: peer.svid().not_after().min(generation.svid().not_after()),
         trust: Arc::clone(generation.bundle()),
     };
-    // What stands here while the tunnel is idle is held for each of them.
     drop((generation, peer));
-    if let Err(error) = caller.serve_streams(tunnel).await {
-        caller.report(&error);
-    }
+    // A task of its own is smaller than this one, which has room for a
+    // handshake: there may be thousands that wait.
+    tokio::spawn(async move {
+        let _counted = live;
+        if let Err(error) = caller.serve_streams(tunnel).await {
+            caller.report(&error);
+        }
+    });
 }
 
 fn tunnel_on(mesh: &Mesh, tls: TlsStream<TcpStream>) -> ServerTunnel<TunnelIo> {

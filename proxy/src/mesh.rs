@@ -1,6 +1,7 @@
 //! What every connection needs of the process: who we are, whom the control
 //! plane speaks of, how to dial, and room for a handshake.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,13 @@ use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::tunnels::Tunnels;
 
-/// Clones share one state.
+/// One allocation that all connections of a worker share.
 #[derive(Clone)]
-pub(crate) struct Mesh {
+pub(crate) struct Mesh(Arc<Parts>);
+
+/// What it holds. Clones share one state.
+#[derive(Clone)]
+pub(crate) struct Parts {
     pub(crate) credentials: Credentials,
     pub(crate) trouble: RenewalTrouble,
     pub(crate) snapshots: Arc<Snapshots>,
@@ -45,14 +50,26 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
     /// The same with room for handshakes, and tunnels, of its own.
     pub(crate) fn for_worker(&self) -> Self {
-        Self {
+        Self::new(Parts {
             handshakes: Handshakes::default(),
             tunnels: self.tunnels.for_worker(),
             app_pool: AppPool::default(),
             loads: Arc::default(),
-            ..self.clone()
-        }
+            ..Parts::clone(self)
+        })
+    }
+}
+
+impl Deref for Mesh {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
     }
 }

@@ -28,7 +28,7 @@ use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Parts};
 use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::telemetry::{self, Telemetry};
@@ -105,7 +105,7 @@ async fn build_mesh(config: &Config, metrics: &Metrics) -> Result<Mesh> {
         Arc::clone(&clock),
         (metrics.meter(), instance_name()),
     );
-    Ok(Mesh {
+    Ok(Mesh::new(Parts {
         credentials: means.credentials.clone(),
         trouble: RenewalTrouble::default(),
         snapshots: Arc::new(Snapshots::new()),
@@ -123,7 +123,7 @@ async fn build_mesh(config: &Config, metrics: &Metrics) -> Result<Mesh> {
         plaintext_room: PlaintextRoom::default(),
         shutdown: Shutdown::on_signals()?,
         drain: Duration::from_secs(config.drain_seconds.into()),
-    })
+    }))
 }
 
 fn watch_canary(config: &Config, mesh: &Mesh, readiness: &Readiness, tasks: &mut JoinSet<()>) {

@@ -83,7 +83,8 @@ impl Tunnels {
             .take(&key(endpoint), |standing| standing.holds(&self.means).is_ok())
         {
             Some(warm) => Ok(warm),
-            None => self.get_new(endpoint).await,
+            // A handshake's room is not for each stream on a warm tunnel.
+            None => Box::pin(self.get_new(endpoint)).await,
         }
     }
 

@@ -2,7 +2,7 @@
 //! and carried to the app, as bytes or request by request.
 
 use std::future::{pending, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
@@ -55,7 +55,9 @@ impl Admitted {
 impl Caller {
     /// One stream after the other, until the tunnel ends.
     pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
-        while let Some(opening) = tunnel.next(self.goodbye()).await? {
+        // What is awaited by value has room in each future on the way: what is
+        // pinned here, and boxed where it is rare, is held once by each tunnel.
+        while let Some(opening) = tunnel.next(pin!(self.goodbye())).await? {
             let Visitor {
                 from,
                 dialled,
@@ -133,7 +135,7 @@ impl Caller {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 connection.end(&Ended::denied(&refusal));
-                return opening.deny(&self.word_for(&refusal)).await;
+                return Box::pin(opening.deny(&self.word_for(&refusal))).await;
             }
         };
         connection.set_protocol(question.protocol);
@@ -161,11 +163,11 @@ impl Caller {
 
     /// As they come.
     async fn serve_bytes(&self, admitted: Admitted, verdict: Verdict) -> After {
-        match self.dial(admitted).await {
+        match Box::pin(self.dial(admitted)).await {
             Ok((admitted, app)) => {
                 self.mesh().connections.telemetry().stream_opened();
-                let cut = admitted.cut();
-                let (tunnel, closed) = admitted.opening.carry(app, cut, OnWake::new(self.leaving())).await;
+                let (cut, leaving) = (pin!(admitted.cut()), pin!(OnWake::new(self.leaving())));
+                let (tunnel, closed) = admitted.opening.carry(app, cut, leaving).await;
                 self.settle(
                     admitted.connection,
                     closed,
@@ -184,7 +186,7 @@ impl Caller {
         if self.mesh().app_pool.has(&self.visitor.app_key()) {
             return Box::pin(self.carry_requests(admitted, None)).await;
         }
-        match self.dial(admitted).await {
+        match Box::pin(self.dial(admitted)).await {
             Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
             Err(after) => after,
         }

@@ -83,8 +83,12 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             } else {
                 let mut pieces = [IoSlice::new(&[]); PIECES];
                 let used = self.link.pieces(&mut pieces);
-                let pieces = pieces.get(..used).unwrap_or_default();
-                ready!(Pin::new(&mut *app).poll_write_vectored(cx, pieces))?
+                let app = Pin::new(&mut *app);
+                match pieces.get(..used).unwrap_or_default() {
+                    // send(2) costs less than writev(2).
+                    [piece] => ready!(app.poll_write(cx, piece))?,
+                    pieces => ready!(app.poll_write_vectored(cx, pieces))?,
+                }
             };
             if count == 0 {
                 return Poll::Ready(Err(Undelivered::ByApp));
