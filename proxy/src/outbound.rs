@@ -173,7 +173,7 @@ async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -
             End::Replay { why, call: again } if is_warm => {
                 tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
                 call = again;
-                taken = Box::pin(mesh.tunnels.get_new(endpoint)).await;
+                taken = mesh.tunnels.get_new(endpoint).await;
             }
             End::Replay { why, call } => return Tried::Unreached(call, Ended::failed(why.label(), why.to_string())),
         }

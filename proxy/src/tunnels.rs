@@ -83,23 +83,24 @@ impl Tunnels {
             .take(&key(endpoint), |standing| standing.holds(&self.means).is_ok())
         {
             Some(warm) => Ok(warm),
-            // A handshake's room is not for each stream on a warm tunnel.
-            None => Box::pin(self.get_new(endpoint)).await,
+            None => self.get_new(endpoint).await,
         }
     }
 
     /// As [`get`](Self::get), but none that has waited idle: after a restart
     /// of the endpoint's sidecar all of those are stale.
     pub(crate) async fn get_new(&self, endpoint: &Endpoint) -> Result<Taken, Ended> {
-        let dial = dial(Arc::clone(&self.means), endpoint.clone());
-        timeout(TUNNEL_DEADLINE, self.pool.wait_or_dial(&key(endpoint), dial))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Ended::failed(
-                    "connect",
-                    format!("{}: no tunnel in time", endpoint.address),
-                ))
-            })
+        let key = key(endpoint);
+        let dialled = self
+            .pool
+            .wait_or_dial(&key, dial(Arc::clone(&self.means), endpoint.clone()));
+        // A box, or each stream on a warm tunnel would have room for a handshake.
+        Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
+            Err(Ended::failed(
+                "connect",
+                format!("{}: no tunnel in time", endpoint.address),
+            ))
+        })
     }
 
     /// For the next call.

@@ -82,38 +82,3 @@ fn ends() -> (Arc<Generation>, Arc<Generation>) {
     let authority = Authority::root("root").intermediate();
     (authority.generation(WEB), authority.generation(ORDERS))
 }
-
-/// Each as a test by itself, since valgrind runs it as one.
-mod alone {
-    use crate::instructions::wished;
-
-    #[test]
-    fn decisions() {
-        super::decisions(wished());
-    }
-
-    #[test]
-    fn requests() {
-        super::requests(wished());
-    }
-
-    #[test]
-    fn streams() {
-        super::streams(wished());
-    }
-
-    #[test]
-    fn questions() {
-        super::questions(wished());
-    }
-
-    #[test]
-    fn mebibytes() {
-        super::mebibytes(wished());
-    }
-
-    #[test]
-    fn handshakes() {
-        super::handshakes(wished());
-    }
-}

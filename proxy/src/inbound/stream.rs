@@ -55,9 +55,14 @@ impl Admitted {
 impl Caller {
     /// One stream after the other, until the tunnel ends.
     pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
-        // What is awaited by value has room in each future on the way: what is
-        // pinned here, and boxed where it is rare, is held once by each tunnel.
-        while let Some(opening) = tunnel.next(pin!(self.goodbye())).await? {
+        loop {
+            // What is awaited by value has room in each future on the way: what is
+            // pinned here, and boxed where it is rare, is held once by each tunnel.
+            let next = {
+                let goodbye = pin!(self.goodbye());
+                tunnel.next(goodbye).await?
+            };
+            let Some(opening) = next else { return Ok(()) };
             let Visitor {
                 from,
                 dialled,
@@ -71,7 +76,6 @@ impl Caller {
                 None => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// The tunnel has failed. That the other side broke the protocol is
