@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use watchword_mtls::TlsStream;
-use watchword_tunnel::{AppStream, Transport};
+use watchword_tunnel::{AppStream, LARGEST_WRITE, Transport};
 
 use crate::telemetry::{ActiveTunnel, Telemetry};
 
@@ -23,7 +23,8 @@ pub(crate) struct TunnelIo {
 }
 
 impl TunnelIo {
-    pub(crate) fn new(tls: TlsStream<TcpStream>, telemetry: &Telemetry) -> Self {
+    pub(crate) fn new(mut tls: TlsStream<TcpStream>, telemetry: &Telemetry) -> Self {
+        tls.take_at_once(LARGEST_WRITE);
         Self {
             tls: Box::new(tls),
             _active: telemetry.active_tunnel(),

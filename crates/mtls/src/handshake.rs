@@ -140,6 +140,16 @@ impl<IO> TlsStream<IO> {
         Peer::of(self.inner.get_ref().1)
     }
 
+    /// Lets so many bytes be written by one call, which the socket gets by one
+    /// call, too. As they are copied here first, this is also what a socket
+    /// that takes nothing can make us hold. 64 KiB unless told.
+    pub fn take_at_once(&mut self, bytes: usize) {
+        match &mut self.inner {
+            tokio_rustls::TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(bytes)),
+            tokio_rustls::TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(bytes)),
+        }
+    }
+
     /// What both ends agreed to speak (ALPN).
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.inner.get_ref().1.alpn_protocol()

@@ -1,28 +1,60 @@
 //! A byte queue in one contiguous piece of memory, which it borrows from its
-//! thread while bytes are in it.
+//! thread while bytes are in it: a larger one while it was filled the last time.
 //!
-//! Invariants: what waits without bytes holds no memory; no memory is zeroed
-//! twice; a buffer never shows more than was committed, whoever had its memory
-//! before. Must not know: what the bytes mean.
+//! Invariants: what waits without bytes holds no memory, and what waits with
+//! less than a usual piece no larger one; no memory is zeroed twice; a buffer
+//! never shows more than was committed, whoever had its memory before. Must not
+//! know: what the bytes mean.
 
 use std::cell::RefCell;
 use std::fmt;
 
 use crate::frame::{HEADER, MAX_DATA};
 
-const LARGE: usize = FRAMES * FRAME;
+/// The usual piece of memory.
+pub(crate) const LARGE: usize = 4 * FRAME;
+/// That of a flow: each system call, and each wake of who is at the other end,
+/// is for four times as much. Twice as much again saves nothing any more.
+pub(crate) const WIDE: usize = FRAMES * FRAME;
 /// Full DATA frames that one write to the network or to an app carries where a
 /// flow has so much.
-pub(crate) const FRAMES: usize = 4;
+pub(crate) const FRAMES: usize = 16;
 /// One full DATA frame with its header.
 pub(crate) const FRAME: usize = HEADER + MAX_DATA;
 /// What rests with no more than this, rests in memory of its own size.
 const SMALL: usize = 2 * 1024;
-/// Pieces of memory that a thread keeps for the next who needs one.
+/// Pieces of memory of each size that a thread keeps for the next who needs one.
 const SPARE: usize = 16;
+const WIDE_SPARE: usize = 4;
 
 thread_local! {
-    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Spares> = const { RefCell::new(Spares { large: Vec::new(), wide: Vec::new() }) };
+}
+
+struct Spares {
+    large: Vec<Vec<u8>>,
+    wide: Vec<Vec<u8>>,
+}
+
+impl Spares {
+    fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        match length {
+            WIDE => self.wide.pop(),
+            _ => self.large.pop(),
+        }
+    }
+
+    /// Memory of another length is let go of, and so is what would be too much.
+    fn put(&mut self, memory: Vec<u8>) {
+        let (spares, most) = match memory.len() {
+            LARGE => (&mut self.large, SPARE),
+            WIDE => (&mut self.wide, WIDE_SPARE),
+            _ => return,
+        };
+        if spares.len() < most {
+            spares.push(memory);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -31,6 +63,8 @@ pub(crate) struct Buffer {
     memory: Vec<u8>,
     start: usize,
     end: usize,
+    /// The memory for what comes next is to be a flow's.
+    is_wide: bool,
 }
 
 impl Buffer {
@@ -50,15 +84,25 @@ impl Buffer {
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
         if self.is_empty() {
+            let was_full = self.end > LARGE - FRAME;
+            self.is_wide = was_full;
             self.start = 0;
             self.end = 0;
         }
     }
 
+    /// Whoever takes the bytes is slow: there is no use in more at once.
+    pub(crate) fn narrow(&mut self) {
+        self.is_wide = false;
+    }
+
     /// Free memory behind the bytes; [`commit`](Self::commit) says how much of
     /// it was filled.
     pub(crate) fn room(&mut self) -> &mut [u8] {
-        self.unfold();
+        let has_other_size = self.is_empty() && self.memory.len() != self.size();
+        if self.is_folded() || has_other_size {
+            self.move_to(self.size());
+        }
         self.memory.get_mut(self.end..).unwrap_or_default()
     }
 
@@ -69,7 +113,7 @@ impl Buffer {
     /// Free bytes behind the queue, without moving anything.
     pub(crate) fn room_left(&self) -> usize {
         match self.is_folded() {
-            true => LARGE - self.len(),
+            true => self.size() - self.len(),
             false => self.memory.len() - self.end,
         }
     }
@@ -85,13 +129,19 @@ impl Buffer {
 
     /// Gives memory back that is not needed while nothing happens.
     pub(crate) fn rest(&mut self) {
-        if self.is_folded() || self.len() > SMALL {
+        if self.is_folded() {
             return;
         }
-        let own = self.bytes().to_vec();
-        self.start = 0;
-        self.end = own.len();
-        give_back(std::mem::replace(&mut self.memory, own));
+        match self.len() {
+            0..=SMALL => {
+                let own = self.bytes().to_vec();
+                self.start = 0;
+                self.end = own.len();
+                give_back(std::mem::replace(&mut self.memory, own));
+            }
+            ..=LARGE if self.memory.len() > LARGE => self.move_to(LARGE),
+            _ => {}
+        }
     }
 
     /// Appends, with more memory where it must be. Callers bound what they push.
@@ -113,16 +163,19 @@ impl Buffer {
         self.memory.len() < LARGE
     }
 
-    fn unfold(&mut self) {
-        if !self.is_folded() {
-            return;
-        }
-        let mut memory = SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; LARGE]);
+    fn size(&self) -> usize {
+        if self.is_wide { WIDE } else { LARGE }
+    }
+
+    /// To memory of another size, which has room for all bytes.
+    fn move_to(&mut self, size: usize) {
+        let spare = SPARES.with_borrow_mut(|spares| spares.take(size));
+        let mut memory = spare.unwrap_or_else(|| vec![0; size]);
         let length = self.len();
         if let (Some(room), bytes) = (memory.get_mut(..length), self.bytes()) {
             room.copy_from_slice(bytes);
         }
-        self.memory = memory;
+        give_back(std::mem::replace(&mut self.memory, memory));
         self.start = 0;
         self.end = length;
     }
@@ -130,22 +183,13 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if !self.is_folded() {
-            give_back(std::mem::take(&mut self.memory));
-        }
+        give_back(std::mem::take(&mut self.memory));
     }
 }
 
 /// To the thread, which may have enough, or be ending.
 fn give_back(memory: Vec<u8>) {
-    if memory.len() == LARGE {
-        let _ = SPARES.try_with(|spares| {
-            let mut spares = spares.borrow_mut();
-            if spares.len() < SPARE {
-                spares.push(memory);
-            }
-        });
-    }
+    let _ = SPARES.try_with(|spares| spares.borrow_mut().put(memory));
 }
 
 /// What the bytes are is nobody's business.
@@ -203,6 +247,43 @@ mod tests {
         assert_eq!(second.room().len(), LARGE);
         assert_eq!(second.memory.as_ptr(), memory);
         assert!(second.bytes().is_empty());
+    }
+
+    /// As a flow's: filled, and all of it taken.
+    fn fill_and_take(buffer: &mut Buffer) {
+        let length = buffer.room().len();
+        buffer.commit(length);
+        buffer.consume(length);
+    }
+
+    #[test]
+    fn a_flow_has_more_room_until_it_needs_less() {
+        let mut buffer = Buffer::default();
+        fill_and_take(&mut buffer);
+        assert_eq!(buffer.room().len(), WIDE);
+        fill_and_take(&mut buffer);
+        buffer.rest();
+        assert_eq!((buffer.room_left(), buffer.room().len()), (WIDE, WIDE));
+        buffer.push(b"a question");
+        buffer.consume(10);
+        assert_eq!(buffer.room().len(), LARGE);
+    }
+
+    #[test]
+    fn a_flow_whose_bytes_are_not_taken_has_no_more_room_than_others() {
+        let mut buffer = Buffer::default();
+        fill_and_take(&mut buffer);
+        buffer.room()[..WIDE].fill(7);
+        buffer.commit(WIDE);
+        buffer.rest();
+        assert_eq!(buffer.memory.len(), WIDE);
+        buffer.consume(WIDE - LARGE);
+        buffer.rest();
+        assert_eq!((buffer.memory.len(), buffer.room_left()), (LARGE, 0));
+        assert_eq!(buffer.bytes(), [7; LARGE]);
+        buffer.consume(LARGE);
+        buffer.narrow();
+        assert_eq!(buffer.room().len(), LARGE);
     }
 
     #[test]

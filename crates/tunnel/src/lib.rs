@@ -35,6 +35,8 @@ pub use outcome::{Closed, Owed};
 pub use pool::{Pool, Pooled};
 pub use server::{Dialled, Opening, ServerTunnel};
 
+/// A [`Transport`] is given at most about so much by one write, in bytes.
+pub const LARGEST_WRITE: usize = buffer::WIDE;
 /// DATA before OPENED that a client keeps and a server buffers, in bytes.
 pub const EARLY_LIMIT: usize = 64 * 1024;
 /// OPENED, DENIED or REFUSED must come within this after OPEN.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use watchword_proto::encode_payload;
 use watchword_proto::tunnel::{Goaway, Reason, Reset};
 
-use crate::buffer::{Buffer, FRAME, FRAMES};
+use crate::buffer::{Buffer, FRAME, FRAMES, LARGE};
 use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::frame::{Decoder, HEADER, Header, MAX_DATA, Type};
@@ -156,13 +156,16 @@ impl<T: Transport> Link<T> {
     }
 
     /// As [`data_room`](Self::data_room), for the payloads of as many frames as
-    /// there is memory for, one behind the other.
-    pub(crate) fn data_rooms(&mut self) -> Option<[IoSliceMut<'_>; FRAMES]> {
-        let mut frames = self.frame_room()?.chunks_mut(FRAME);
-        Some(std::array::from_fn(|_| {
-            let payload = frames.next().and_then(|frame| frame.get_mut(HEADER..));
-            IoSliceMut::new(payload.unwrap_or_default())
-        }))
+    /// there is memory for, one behind the other: how many.
+    pub(crate) fn data_rooms<'a>(&'a mut self, rooms: &mut [IoSliceMut<'a>; FRAMES]) -> Option<usize> {
+        let frames = self.frame_room()?.chunks_mut(FRAME);
+        let payloads = frames.filter_map(|frame| frame.get_mut(HEADER..));
+        let mut count = 0;
+        for (room, payload) in rooms.iter_mut().zip(payloads) {
+            *room = IoSliceMut::new(payload);
+            count += 1;
+        }
+        Some(count)
     }
 
     /// What DATA frames can be put into, if it is worth one.
@@ -200,11 +203,19 @@ impl<T: Transport> Link<T> {
     /// so that the caller reads what the peer said before it left; then
     /// [`check_deadline`](Self::check_deadline) reports it.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.write_failure.is_none()
-            && let Err(error) = ready!(self.poll_write(cx))
-        {
-            self.output = Buffer::default();
-            self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
+        if self.write_failure.is_some() {
+            return Poll::Ready(());
+        }
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                self.output = Buffer::default();
+                self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
+            }
+            Poll::Pending => {
+                self.output.narrow();
+                return Poll::Pending;
+            }
         }
         Poll::Ready(())
     }
@@ -215,7 +226,8 @@ impl<T: Transport> Link<T> {
         if let Some(error) = self.read_failure.take() {
             return Poll::Ready(Err(error));
         }
-        if ahead && self.input.room_left() < AHEAD {
+        let has_enough = self.input.room_left() < AHEAD || self.input.len() >= LARGE;
+        if ahead && has_enough {
             return Poll::Pending;
         }
         if !ahead && self.input.room_left() < FRAME {

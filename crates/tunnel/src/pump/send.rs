@@ -3,7 +3,7 @@
 //! Invariants: an app is read right behind the room for a header, so that a
 //! frame is one piece; before OPENED no more is read than is kept.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -67,8 +67,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     fn read_app(&mut self, cx: &mut Context<'_>, limit: usize) -> Option<Poll<io::Result<usize>>> {
         let app = self.leg.app()?;
         if self.flows && self.opened {
-            let mut rooms = self.link.data_rooms()?;
-            return Some(app.poll_read_vectored(cx, &mut rooms));
+            let mut rooms = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let count = self.link.data_rooms(&mut rooms)?;
+            return Some(app.poll_read_vectored(cx, rooms.get_mut(..count)?));
         }
         let mut buffer = ReadBuf::new(self.link.data_room(limit)?);
         let read = Pin::new(app).poll_read(cx, &mut buffer);
