@@ -22,8 +22,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn accept(listener: &TcpListener, telemetry: &Telemetry, begin: impl Fn(TcpStream, SocketAddr)) {
     let mut trouble = Trouble::default();
     let mut newest = 0;
+    let mut far_from_limit = 0;
     loop {
-        match next(listener, newest).await {
+        match next(listener, newest, &mut far_from_limit).await {
             Ok((stream, from)) => {
                 newest = stream.as_raw_fd();
                 begin(stream, SocketAddr::new(from.ip().to_canonical(), from.port()));
@@ -43,13 +44,22 @@ pub(crate) async fn accept(listener: &TcpListener, telemetry: &Telemetry, begin:
     }
 }
 
-/// The next connection, unless descriptors are short.
-async fn next(listener: &TcpListener, newest: RawFd) -> io::Result<(TcpStream, SocketAddr)> {
-    if is_near_descriptor_limit(newest) {
-        // Others may have been closed since.
-        let probe = listener.as_fd().try_clone_to_owned()?;
-        if is_near_descriptor_limit(probe.as_raw_fd()) {
-            return Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
+/// The next connection, unless descriptors are short. The limit is asked for
+/// when there are more than ever before.
+async fn next(
+    listener: &TcpListener,
+    newest: RawFd,
+    far_from_limit: &mut RawFd,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    if newest > *far_from_limit {
+        if !is_near_descriptor_limit(newest) {
+            *far_from_limit = newest;
+        } else {
+            // Others may have been closed since.
+            let probe = listener.as_fd().try_clone_to_owned()?;
+            if is_near_descriptor_limit(probe.as_raw_fd()) {
+                return Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
+            }
         }
     }
     listener.accept().await

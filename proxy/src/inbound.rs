@@ -112,7 +112,7 @@ async fn send_away(mesh: &Mesh, accepted: Accepted<TcpStream>) {
 
 /// Where the caller dialled; nothing for who was not captured.
 fn captured(mesh: &Mesh, stream: &TcpStream, from: SocketAddr) -> Option<SocketAddr> {
-    match original_destination(stream) {
+    match original_destination(stream, from) {
         Ok(dialled) if is_own_port(dialled.port()) => {
             if mesh.connections.may_write_of_stranger() {
                 tracing::warn!(%from, %dialled, reason = Why::NotCaptured.label(), "a call to the sidecar's own port refused");

@@ -32,7 +32,7 @@ pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {
 
 /// From the accepted connection to its end.
 async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
-    let dialled = match original_destination(&app) {
+    let dialled = match original_destination(&app, from) {
         Ok(dialled) => dialled,
         Err(error) => {
             tracing::warn!(%from, reason = Why::NotCaptured.label(), %error, "outbound connection refused");

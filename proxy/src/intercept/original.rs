@@ -22,28 +22,33 @@ pub enum OriginalError {
     NotCaptured(SocketAddr),
 }
 
-/// The destination as the caller dialled it.
+/// The destination as the caller, who is at `from`, dialled it. Each of our
+/// listeners takes one family of addresses.
 ///
 /// # Errors
 /// When the connection was not captured.
-pub fn original_destination(stream: &TcpStream) -> Result<SocketAddr, OriginalError> {
-    let local = stream.local_addr()?;
+pub fn original_destination(stream: &TcpStream, from: SocketAddr) -> Result<SocketAddr, OriginalError> {
     let socket = SockRef::from(stream);
-    let found = match local {
-        SocketAddr::V4(_) => socket.original_dst_v4(),
-        SocketAddr::V6(_) => socket.original_dst_v6(),
+    let found = if from.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
     };
     let found = match found {
         Ok(address) => address
             .as_socket()
             .ok_or_else(|| io::Error::other("not an IP address"))?,
         // The kernel tracks no connection here, so nothing was captured.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OriginalError::NotCaptured(local)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OriginalError::NotCaptured(stream.local_addr()?));
+        }
         Err(error) => return Err(error.into()),
     };
     // An IPv6 answer carries flow and scope, which no directory knows.
     let found = SocketAddr::new(found.ip().to_canonical(), found.port());
-    if found == local {
+    // Only then can it be the address that this end has.
+    let may_be_here = is_own_port(found.port());
+    if may_be_here && found == stream.local_addr()? {
         return Err(OriginalError::NotCaptured(found));
     }
     Ok(found)
