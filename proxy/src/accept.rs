@@ -51,16 +51,14 @@ async fn next(
     newest: RawFd,
     far_from_limit: &mut RawFd,
 ) -> io::Result<(TcpStream, SocketAddr)> {
-    if newest > *far_from_limit {
-        if !is_near_descriptor_limit(newest) {
-            *far_from_limit = newest;
-        } else {
-            // Others may have been closed since.
-            let probe = listener.as_fd().try_clone_to_owned()?;
-            if is_near_descriptor_limit(probe.as_raw_fd()) {
-                return Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
-            }
+    if newest > *far_from_limit && is_near_descriptor_limit(newest) {
+        // Others may have been closed since.
+        let probe = listener.as_fd().try_clone_to_owned()?;
+        if is_near_descriptor_limit(probe.as_raw_fd()) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
         }
+    } else {
+        *far_from_limit = newest.max(*far_from_limit);
     }
     listener.accept().await
 }

@@ -37,21 +37,24 @@ struct Spares {
 }
 
 impl Spares {
-    fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+    /// Those of a length, and how many they may be; none are kept of another.
+    fn of(&mut self, length: usize) -> Option<(&mut Vec<Vec<u8>>, usize)> {
         match length {
-            WIDE => self.wide.pop(),
-            _ => self.large.pop(),
+            LARGE => Some((&mut self.large, SPARE)),
+            WIDE => Some((&mut self.wide, WIDE_SPARE)),
+            _ => None,
         }
     }
 
-    /// Memory of another length is let go of, and so is what would be too much.
+    fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        let (spares, _) = self.of(length)?;
+        spares.pop()
+    }
+
     fn put(&mut self, memory: Vec<u8>) {
-        let (spares, most) = match memory.len() {
-            LARGE => (&mut self.large, SPARE),
-            WIDE => (&mut self.wide, WIDE_SPARE),
-            _ => return,
-        };
-        if spares.len() < most {
+        if let Some((spares, most)) = self.of(memory.len())
+            && spares.len() < most
+        {
             spares.push(memory);
         }
     }
@@ -84,8 +87,8 @@ impl Buffer {
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
         if self.is_empty() {
-            let was_full = self.end > LARGE - FRAME;
-            self.is_wide = was_full;
+            // There was no room for one more frame of the usual piece.
+            self.is_wide = self.end > LARGE - FRAME;
             self.start = 0;
             self.end = 0;
         }
