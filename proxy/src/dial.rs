@@ -44,6 +44,15 @@ const TRIAL_CALLERS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
+/// Who sends first on a connection that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// We do, at once.
+    Us,
+    /// Nobody knows.
+    Either,
+}
+
 /// How to dial without being captured, and where the app sees calls come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialler {
@@ -111,7 +120,7 @@ impl Dialler {
 
     /// Connects to the app for a caller, whose address must be that of the
     /// connection which it made, never one that it told.
-    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
+    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr, first: First) -> io::Result<TcpStream> {
         let [ipv4, ipv6] = self.dial_from;
         let from = if to.is_ipv4() { ipv4 } else { ipv6 };
         let socket = match from {
@@ -119,6 +128,10 @@ impl Dialler {
             DialFrom::Reserved => self.socket_of_reserved(to)?,
             DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
         };
+        if first == First::Us {
+            // The handshake's last packet waits for what we send, and goes with it.
+            SockRef::from(&socket).set_tcp_quickack(false)?;
+        }
         connect_to_app(socket, to).await
     }
 
@@ -179,7 +192,7 @@ impl Dialler {
         };
         way_back::check_settings(from, caller.is_ipv6())?;
         let to = listener.local_addr().map_err(|error| error.to_string())?;
-        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller)).await {
+        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller, First::Either)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("answers do not come back; `watchword-proxy intercept install` makes their way".to_owned()),
@@ -267,5 +280,29 @@ mod tests {
             let (caller, to) = (caller.parse().unwrap(), to.parse().unwrap());
             assert_eq!(may_be_shown(caller, to), expected, "{caller} to {to}");
         }
+    }
+
+    /// Linux waits for this long at most before it completes a handshake.
+    const DELAYED: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn an_app_that_is_sent_to_first_is_called_by_that_packet() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let (dialler, caller) = (Dialler::not_captured(), to.ip());
+        let is_called = || async { timeout(Duration::ZERO, listener.accept()).await.is_ok() };
+        loop {
+            let began = std::time::Instant::now();
+            let stream = dialler.connect_app(to, caller, First::Us).await.unwrap();
+            let before = is_called().await;
+            if began.elapsed() < DELAYED / 5 {
+                assert!(!before);
+                assert_eq!(stream.try_write(b"?").unwrap(), 1);
+                assert!(is_called().await);
+                break;
+            }
+        }
+        let _stream = dialler.connect_app(to, caller, First::Either).await.unwrap();
+        assert!(is_called().await);
     }
 }

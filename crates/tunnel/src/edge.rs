@@ -7,11 +7,13 @@
 //! Must not know: frames, streams, policies.
 
 use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nix::sys::socket::{MsgFlags, send};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection between two sidecars: ordered bytes, encrypted by whoever
@@ -54,6 +56,12 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Writes what the end of the data follows at once: both may go in one
+    /// packet (MSG_MORE on TCP).
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, bytes)
+    }
+
     /// While this is on, the system resets the connection when the process is
     /// killed; off, closing it delivers what was written (linger on TCP).
     fn guard(&mut self, _on: bool) {}
@@ -76,6 +84,18 @@ impl AppStream for TcpStream {
             match self.try_read_vectored(pieces) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            let write = || send(self.as_raw_fd(), bytes, flags).map_err(io::Error::from);
+            match self.try_io(Interest::WRITABLE, write) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
             }
         }
     }

@@ -10,7 +10,7 @@ mod receive;
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
@@ -82,6 +82,11 @@ impl<T: Transport> Link<T> {
     /// frame that is queued now overtakes nothing and waits for nothing.
     pub(crate) fn is_clear(&self) -> bool {
         self.output.is_empty() && !self.transport.has_unsent() && self.write_failure.is_none()
+    }
+
+    /// Whether a FIN is all that waits to be sent.
+    pub(crate) fn holds_only_an_end(&self) -> bool {
+        self.output.len() == HEADER && !self.stuck && !self.transport.has_unsent() && self.write_failure.is_none()
     }
 
     /// Whether the transport did not take all that was queued.
@@ -364,8 +369,13 @@ impl<T: Transport> Link<T> {
 
 impl<T: Transport> Drop for Link<T> {
     fn drop(&mut self) {
-        if !matches!(self.machine.phase(), Phase::Idle | Phase::Closed) {
-            self.transport.abort();
+        match self.machine.phase() {
+            // The other app must not take its end for a cut.
+            Phase::Idle if self.holds_only_an_end() => {
+                let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));
+            }
+            Phase::Idle | Phase::Closed => {}
+            _ => self.transport.abort(),
         }
     }
 }

@@ -82,6 +82,12 @@ impl Machine {
         self.phase
     }
 
+    /// Which end of the tunnel this is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// The latest stream's number; 0 before the first.
     #[must_use]
     pub fn latest(&self) -> u32 {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::yield_now;
 use watchword_proto::tunnel::Reason;
 
 use crate::client::{ClientTunnel, IdleEnd};
@@ -241,6 +242,8 @@ where
     F: Send + 'static,
     E: Send + 'static,
 {
+    // The FIN of the last stream goes with the OPEN of one that follows at once.
+    yield_now().await;
     let end = poll_fn(|cx| match lock(&held).as_mut() {
         Some(tunnel) => tunnel.poll_watch(cx).map(Some),
         None => Poll::Ready(None),

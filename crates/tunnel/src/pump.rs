@@ -20,7 +20,7 @@ use watchword_proto::tunnel::{Denied, Reason};
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
 use crate::link::Link;
-use crate::machine::Phase;
+use crate::machine::{Phase, Role};
 use crate::outcome::{Backlog, Closed, Owed};
 use crate::{ANSWER_PATIENCE, CHECK_INTERVAL, DISCARD_DEADLINE};
 
@@ -229,6 +229,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
                 return self.link.poll_settle(cx, until);
             }
             let wants_room = self.fill(cx)?;
+            if self.owes_only_its_end() {
+                return Poll::Ready(Ok(()));
+            }
             if self.sent > 0 || self.app_ended {
                 self.held = Held::No;
             }
@@ -254,6 +257,16 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             }
             self.check_deadlines(cx)?;
         }
+    }
+
+    /// Whether nothing is left of the stream but a client's FIN, for which nobody
+    /// waits: the next stream takes it along, or the pool sends it soon.
+    fn owes_only_its_end(&self) -> bool {
+        let machine = &self.link.machine;
+        self.settle_by.is_none()
+            && machine.phase() == Phase::Idle
+            && machine.role() == Role::Client
+            && self.link.holds_only_an_end()
     }
 
     /// Ends the stream on our side: the app is reset, and so is the stream.

@@ -146,6 +146,13 @@ impl<T: Transport> Opening<T> {
         &self.open
     }
 
+    /// Whether the client has sent more along with OPEN: the app will be written
+    /// to as soon as it is there.
+    #[must_use]
+    pub fn came_with_more(&self) -> bool {
+        !self.link.is_between_frames()
+    }
+
     /// Answers DENIED, and waits until the client has ended its half. Gives
     /// the tunnel back if it is clean. Texts longer than docs/wire.md allows
     /// are cut.

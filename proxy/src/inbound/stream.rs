@@ -15,6 +15,7 @@ use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
+use crate::dial::First;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
@@ -225,7 +226,11 @@ impl Caller {
     async fn dial(&self, mut admitted: Admitted) -> Result<(Admitted, TcpStream), After> {
         let Visitor { dialled, from, .. } = &*self.visitor;
         let cut = admitted.cut();
-        let dial = self.mesh().dialler.connect_app(*dialled, from.ip());
+        let first = match admitted.opening.came_with_more() {
+            true => First::Us,
+            false => First::Either,
+        };
+        let dial = self.mesh().dialler.connect_app(*dialled, from.ip(), first);
         let (opening, app) = match admitted.opening.dial(dial, cut).await {
             Dialled::Done(opening, app) => (opening, app),
             Dialled::Reset { reason, tunnel } => {

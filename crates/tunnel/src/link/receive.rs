@@ -152,20 +152,20 @@ impl<T: Transport> Link<T> {
         self.delivers = false;
     }
 
-    /// Whether the peer's END of the latest stream was read already, behind
-    /// DATA that was not delivered yet.
-    pub(crate) fn has_read_end(&self) -> bool {
+    /// The peer's END of the latest stream, if it was read already, behind DATA
+    /// that was not delivered yet.
+    pub(crate) fn end_read(&self) -> Option<Type> {
         for (header, payload) in self.behind() {
             if payload.len() < header.length {
-                return false;
+                return None;
             }
             match header.kind {
                 Type::Data => {}
-                Type::Fin | Type::Reset => return header.stream == self.machine.latest(),
-                _ => return false,
+                end @ (Type::Fin | Type::Reset) => return (header.stream == self.machine.latest()).then_some(end),
+                _ => return None,
             }
         }
-        false
+        None
     }
 
     /// The frames that were read behind what is deliverable, not judged yet: the

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use super::{Answer, Pump};
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
+use crate::frame::Type;
 use crate::link::{Event, PIECES};
 use crate::machine::{Farewell, Phase};
 
@@ -48,7 +49,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
                 return Ok(changed);
             }
             if self.waits.app_is_slow {
-                if !self.link.has_read_end() {
+                if self.link.end_read().is_none() {
                     match self.link.poll_fill(cx, true)? {
                         Poll::Ready(()) => continue,
                         Poll::Pending => return Ok(changed),
@@ -83,8 +84,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             } else {
                 let mut pieces = [IoSlice::new(&[]); PIECES];
                 let used = self.link.pieces(&mut pieces);
-                let app = Pin::new(&mut *app);
+                let mut app = Pin::new(&mut *app);
                 match pieces.get(..used).unwrap_or_default() {
+                    [piece] if self.link.end_read() == Some(Type::Fin) => ready!(app.poll_write_last(cx, piece))?,
                     // send(2) costs less than writev(2).
                     [piece] => ready!(app.poll_write(cx, piece))?,
                     pieces => ready!(app.poll_write_vectored(cx, pieces))?,

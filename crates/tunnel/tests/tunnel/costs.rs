@@ -6,9 +6,12 @@ use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
-use watchword_tunnel::{Carried, ClientTunnel, ServerTunnel, TunnelError};
+use watchword_proto::tunnel::Reason;
+use watchword_tunnel::frame::Type;
+use watchword_tunnel::{Carried, ClientTunnel, CloseReason, Pool, ServerTunnel, TunnelError};
 
 use crate::edges::{Edge, Served, Switches, call, edge, serve, transports};
+use crate::peer::{Peer, frame, opened, reset};
 
 const ROOM: usize = 1 << 20;
 
@@ -70,6 +73,84 @@ async fn a_connection_with_one_question_takes_two_packets_each_way() {
     assert_eq!(hop.calls(), [(1, 1), (2, 2), (2, 2), (1, 1)]);
     assert!(hop.client.await.unwrap().tunnel.is_some());
     assert!(hop.server.await.unwrap().unwrap().0.is_some());
+}
+
+/// One that the server ends first, as an HTTP server does after its answer:
+/// what both have of it then.
+async fn ended_by_server(mut hop: Hop) -> (Carried<Edge, Edge>, JoinHandle<Result<Served, TunnelError>>) {
+    assert_eq!(hop.far.read_u8().await.unwrap(), b'?');
+    hop.far.write_all(b"!").await.unwrap();
+    hop.far.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    hop.near.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"!");
+    hop.near.shutdown().await.unwrap();
+    (hop.client.await.unwrap(), hop.server)
+}
+
+#[tokio::test]
+async fn the_end_of_a_stream_goes_with_the_next_one() {
+    let hop = Hop::start(b"?").await;
+    let [_, sends, takes, _] = hop.edges.clone();
+    let calls = || (sends.writes.load(Ordering::SeqCst), takes.reads.load(Ordering::SeqCst));
+    let (carried, first) = ended_by_server(hop).await;
+    assert_eq!(calls(), (1, 1));
+    let (app, _, mut near) = edge(ROOM);
+    near.write_all(b"?").await.unwrap();
+    let _second = call(carried.tunnel.unwrap(), app);
+    let served = first.await.unwrap().unwrap();
+    assert!(served.0.is_some() && served.1.owed.is_none());
+    assert_eq!(calls(), (2, 2));
+}
+
+#[tokio::test]
+async fn the_end_of_a_stream_is_sent_when_nobody_takes_its_tunnel_at_once() {
+    let (carried, first) = ended_by_server(Hop::start(b"?").await).await;
+    let pool = Pool::<_, _, _, ()>::default();
+    pool.put(&"a", carried.tunnel.unwrap(), ());
+    assert!(first.await.unwrap().unwrap().0.is_some());
+    assert_eq!(pool.idle(), 1);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_dropped_leaves_no_stream_without_its_end() {
+    let (carried, first) = ended_by_server(Hop::start(b"?").await).await;
+    drop(carried);
+    let (_, closed) = first.await.unwrap().unwrap();
+    assert!(matches!(closed.why, CloseReason::Finished), "{:?}", closed.why);
+}
+
+#[tokio::test]
+async fn an_app_gets_the_last_bytes_and_their_end_as_one() {
+    let mut hop = Hop::start(b"?").await;
+    let [near, ..] = hop.edges.clone();
+    let written = || {
+        (
+            near.writes.load(Ordering::SeqCst),
+            near.last_writes.load(Ordering::SeqCst),
+        )
+    };
+    pass(&mut hop.far, &mut hop.near, b"not yet").await;
+    assert_eq!(written(), (1, 0));
+    hop.far.write_all(b"the last").await.unwrap();
+    hop.far.shutdown().await.unwrap();
+    hop.near.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(written(), (2, 1));
+}
+
+#[tokio::test]
+async fn bytes_that_a_reset_follows_are_not_held_back_for_it() {
+    let (transport, _, wire) = edge(ROOM);
+    let (app, at_app, mut near) = edge(ROOM);
+    let client = call(ClientTunnel::new(transport), app);
+    let mut peer = Peer { wire };
+    peer.expect(Type::Open, 1).await;
+    let frames = [opened(1), frame(Type::Data, 1, b"the last"), reset(1, Reason::AppReset)];
+    peer.write(&frames.concat()).await;
+    near.read_exact(&mut [0; 8]).await.unwrap();
+    let _ = client.await.unwrap();
+    assert_eq!(at_app.last_writes.load(Ordering::SeqCst), 0);
+    assert!(at_app.is_aborted());
 }
 
 #[tokio::test]

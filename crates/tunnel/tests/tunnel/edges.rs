@@ -32,6 +32,8 @@ pub(crate) struct Switches {
     /// How often it was read and written with success, its end left out.
     pub(crate) reads: AtomicUsize,
     pub(crate) writes: AtomicUsize,
+    /// Those of them that the end follows.
+    pub(crate) last_writes: AtomicUsize,
 }
 
 impl Switches {
@@ -205,5 +207,11 @@ impl AppStream for Edge {
             rest = later;
         }
         Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self).poll_write(cx, bytes))?;
+        self.switches.last_writes.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(Ok(written))
     }
 }

@@ -1,9 +1,10 @@
 //! What apps and peers see on real TCP connections: resets, not ends.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +30,7 @@ impl Transport for Plain {
         AppStream::failure(&self.0)
     }
 
-    fn limit_silence(&self, _: Option<std::time::Duration>) {}
+    fn limit_silence(&self, _: Option<Duration>) {}
 }
 
 impl AsyncRead for Plain {
@@ -59,6 +60,46 @@ async fn tcp() -> (TcpStream, TcpStream) {
     near.set_nodelay(true).unwrap();
     far.set_nodelay(true).unwrap();
     (near, far)
+}
+
+/// Linux holds such bytes back for this long at most.
+const CORKED: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn the_last_bytes_go_in_one_packet_with_their_end() {
+    loop {
+        let (mut near, mut far) = tcp().await;
+        let began = Instant::now();
+        let written = poll_fn(|cx| near.poll_write_last(cx, b"the last")).await.unwrap();
+        assert_eq!(written, 8);
+        let seen = far.try_read(&mut [0]);
+        if began.elapsed() < CORKED / 2 {
+            assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            near.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, b"the last");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn last_bytes_that_the_kernel_has_no_room_for_wait_and_arrive() {
+    const LENGTH: usize = 16 << 20;
+    let (mut near, mut far) = tcp().await;
+    let sent: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
+    let reading = tokio::spawn(async move {
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.map(|_| all)
+    });
+    let mut rest = &sent[..];
+    while !rest.is_empty() {
+        let written = poll_fn(|cx| near.poll_write_last(cx, rest)).await.unwrap();
+        rest = &rest[written..];
+    }
+    near.shutdown().await.unwrap();
+    assert!(reading.await.unwrap().unwrap() == sent);
 }
 
 #[tokio::test]
