@@ -31,20 +31,22 @@ const PARTS: [(&str, Part); 6] = [
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) rounds: usize,
-    /// Requests over one connection; three times as many over 64.
+    /// How often each contender has its turn in a round.
+    pub(crate) turns: usize,
+    /// In a turn, over one connection; four times as many over 64.
     requests: usize,
-    /// Of new connections.
+    /// Of new connections, in a turn.
     seconds: usize,
-    /// Of requests at fixed times.
-    pub(crate) steady: usize,
-    /// Of the large file.
+    /// Of requests at fixed times, in a turn.
+    steady: usize,
+    /// Of the large file, in a turn.
     megabytes: usize,
     /// How long connections are idle until memory is read.
     pub(crate) settle: Duration,
     /// Idle connections whose memory is counted.
     pub(crate) idle: usize,
-    /// Connections at work whose memory is counted.
-    pub(crate) active: usize,
+    /// Connections at work whose memory is counted, and for how many seconds.
+    pub(crate) active: (usize, usize),
     /// Other connections, and rules, beside a load.
     pub(crate) beside: [usize; 3],
     pub(crate) rules: [usize; 2],
@@ -53,26 +55,28 @@ pub(crate) struct Size {
 /// As the README says.
 const FULL: Size = Size {
     rounds: 5,
-    requests: 10_000,
-    seconds: 2,
-    steady: 3,
+    turns: 4,
+    requests: 2_500,
+    seconds: 1,
+    steady: 1,
     megabytes: BULK_MEGABYTES,
     settle: Duration::from_secs(4),
     idle: 3_000,
-    active: 1_000,
+    active: (1_000, 3),
     beside: [1, 100, 10_000],
     rules: [10, 10_000],
 };
 /// As a test, to see that all of it works.
 const SMALL: Size = Size {
     rounds: 1,
+    turns: 1,
     requests: 400,
     seconds: 1,
     steady: 1,
     megabytes: 16,
     settle: Duration::from_millis(200),
     idle: 200,
-    active: 100,
+    active: (100, 1),
     beside: [1, 10, 100],
     rules: [10, 1_000],
 };
@@ -151,7 +155,7 @@ impl Asked {
             per_second,
             seconds: steady,
         };
-        let requests = [(1, requests), (64, 3 * requests)];
+        let requests = [(1, requests), (64, 4 * requests)];
         let requests = requests.map(|(connections, requests)| Load::Requests { connections, requests });
         let parts: [(Part, &[Load]); 4] = [
             (Part::Requests, &requests),

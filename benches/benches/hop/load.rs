@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 /// How the requests name the server, whoever is dialled.
 pub(crate) const PATH: &str = "/orders/1";
 /// The large file: sparse, so that only its way costs.
-pub(crate) const BULK_MEGABYTES: usize = 512;
+pub(crate) const BULK_MEGABYTES: usize = 256;
 /// New connections at a time.
 const AT_A_TIME: &str = "8";
 /// Latencies count once all connections are open and have said something, in
 /// microseconds: what opening one takes is measured by itself.
-const OPENING: u64 = 500_000;
+const OPENING: u64 = 250_000;
 /// A run that takes longer has failed.
 const SECONDS: &str = "120";
 
@@ -108,15 +108,42 @@ fn count(connections: usize) -> String {
 }
 
 /// What came of it, as the caller saw it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// Requests, connections or MB.
     pub(crate) units: f64,
-    pub(crate) per_second: f64,
-    pub(crate) latency: Option<Latency>,
+    pub(crate) seconds: f64,
+    /// Microseconds from the sending of a request to the end of its answer, of
+    /// each that counts.
+    pub(crate) latencies: Vec<u64>,
 }
 
-/// In microseconds, from the sending of a request to the end of its answer.
+impl Seen {
+    /// The same load once more.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.units += more.units;
+        self.seconds += more.seconds;
+        self.latencies.extend(more.latencies);
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.units / self.seconds
+    }
+
+    /// None where latencies are not what the load is about.
+    pub(crate) fn latency(&self) -> Option<Latency> {
+        let mut took = self.latencies.clone();
+        took.sort_unstable();
+        let at = |share: f64| Some(*took.get((took.len() as f64 * share) as usize)? as f64);
+        Some(Latency {
+            p50: at(0.5)?,
+            p99: at(0.99)?,
+            p999: at(0.999)?,
+        })
+    }
+}
+
+/// In microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
@@ -224,25 +251,11 @@ impl Log {
         );
         // Of loads at fixed times, which go on for longer than that.
         let latest = if is_steady { begin + OPENING } else { 0 };
-        let mut took: Vec<_> = took
-            .into_iter()
-            .filter(|(began, _)| *began >= latest)
-            .map(|(_, long)| long)
-            .collect();
-        took.sort_unstable();
-        let at = |share: f64| {
-            took.get((took.len() as f64 * share) as usize)
-                .copied()
-                .unwrap_or_default() as f64
-        };
+        let counting = took.into_iter().filter(|(began, _)| *began >= latest);
         Ok(Seen {
             units: requests as f64,
-            per_second: requests as f64 * 1e6 / (end - begin).max(1) as f64,
-            latency: Some(Latency {
-                p50: at(0.5),
-                p99: at(0.99),
-                p999: at(0.999),
-            }),
+            seconds: (end - begin).max(1) as f64 / 1e6,
+            latencies: counting.map(|(_, long)| long).collect(),
         })
     }
 }
@@ -280,8 +293,8 @@ fn connections(seconds: usize, dials: &str, run: impl Fn(&[String]) -> Result<St
     ensure!(count > 0.0, "no connection was answered\n{said}");
     Ok(Seen {
         units: count,
-        per_second: count / took,
-        latency: None,
+        seconds: took,
+        latencies: Vec::new(),
     })
 }
 
@@ -315,10 +328,9 @@ fn bulk(megabytes: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>
         .collect::<Vec<_>>())?;
     let (bytes, took) = said.trim().split_once(' ').context("curl says two numbers")?;
     ensure!(bytes.parse() == Ok(wanted), "{bytes} of {wanted} bytes came");
-    let (units, took) = (megabytes as f64, took.parse::<f64>()?);
     Ok(Seen {
-        units,
-        per_second: units / took,
-        latency: None,
+        units: megabytes as f64,
+        seconds: took.parse()?,
+        latencies: Vec::new(),
     })
 }

@@ -76,7 +76,8 @@ fn idle(asked: &Asked, contender: Contender) -> Result<([f64; 2], (usize, f64))>
 
 fn active(asked: &Asked, contender: Contender) -> Result<(usize, f64)> {
     let bed = Bed::start(asked.cores, &[contender])?;
-    let connections = asked.size.active.min(most_connections());
+    let (connections, seconds) = asked.size.active;
+    let connections = connections.min(most_connections());
     let before = resident(&bed, contender)?;
     let pids = bed.pids(contender)?.unwrap_or_default();
     for pid in pids {
@@ -87,7 +88,7 @@ fn active(asked: &Asked, contender: Contender) -> Result<(usize, f64)> {
     let load = Load::Steady {
         connections,
         per_second: connections * PER_SECOND,
-        seconds: asked.size.steady,
+        seconds,
     };
     bed.load(contender, load)?;
     let [client, server] = pids;

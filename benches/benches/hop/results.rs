@@ -10,14 +10,14 @@ use watchword_benches::median;
 
 use crate::contenders::Contender;
 use crate::gates::Verdict;
-use crate::load::{Latency, Load, Seen};
+use crate::load::{Latency, Load};
 use crate::machine;
 use crate::memory::Memory;
 use crate::network::Cores;
 use crate::plot;
 use crate::scale::Case;
 
-/// One load on one contender.
+/// One load on one contender, in one round.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) contender: Contender,
@@ -26,7 +26,10 @@ pub(crate) struct Run {
     /// Microseconds per request, connection or MB, of the client's and the
     /// server's side.
     pub(crate) cpu: [f64; 2],
-    pub(crate) seen: Seen,
+    /// Requests, connections or MB.
+    pub(crate) units: f64,
+    pub(crate) per_second: f64,
+    pub(crate) latency: Option<Latency>,
 }
 
 impl Run {
@@ -36,7 +39,7 @@ impl Run {
     }
 
     pub(crate) fn per_second(&self) -> f64 {
-        self.seen.per_second
+        self.per_second
     }
 
     pub(crate) fn p50(&self) -> f64 {
@@ -52,7 +55,7 @@ impl Run {
     }
 
     fn latency(&self, of: fn(&Latency) -> f64) -> f64 {
-        self.seen.latency.as_ref().map_or(f64::NAN, of)
+        self.latency.as_ref().map_or(f64::NAN, of)
     }
 }
 
@@ -139,10 +142,10 @@ fn as_json(run: &Run) -> Value {
         "round": run.round,
         "load": run.load.name(),
         "unit": run.load.unit(),
-        "units": run.seen.units,
+        "units": run.units,
         "clientMicroseconds": run.cpu[0],
         "serverMicroseconds": run.cpu[1],
-        "perSecond": run.seen.per_second,
-        "latencyMicroseconds": run.seen.latency.map(Latency::as_json),
+        "perSecond": run.per_second,
+        "latencyMicroseconds": run.latency.map(Latency::as_json),
     })
 }
