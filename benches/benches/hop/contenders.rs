@@ -17,6 +17,9 @@ pub(crate) enum Contender {
     Nginx,
     /// HAProxy on both sides, without TLS.
     Floor,
+    /// The same, where connections are redirected to it as to our sidecars: what
+    /// interception costs anybody.
+    Redirected,
     /// No proxy: what the load, the network and the server take.
     Plain,
     /// Of here on both sides, or one, know HTTP.
@@ -28,12 +31,13 @@ pub(crate) enum Contender {
 }
 
 /// Connection by connection, in the order of the table.
-pub(crate) const TCP: [Contender; 6] = [
+pub(crate) const TCP: [Contender; 7] = [
     Contender::Watchword,
     Contender::Envoy,
     Contender::Haproxy,
     Contender::Nginx,
     Contender::Floor,
+    Contender::Redirected,
     Contender::Plain,
 ];
 /// Request by request.
@@ -56,6 +60,7 @@ impl Contender {
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
             Self::Floor => "floor: HAProxy without TLS",
+            Self::Redirected => "floor, redirected",
             Self::Plain => "no proxies",
             Self::WatchwordHttp => "Watchword, HTTP",
             Self::EnvoyHttp1 => "Envoy, HTTP/1.1 between",
@@ -73,27 +78,40 @@ impl Contender {
 pub(crate) struct Bed {
     sidecars: Option<Sidecars>,
     pairs: Option<Pairs>,
+    /// In a network of its own: where there are such rules, the kernel tracks
+    /// everybody's connections.
+    redirected: Option<Pairs>,
 }
 
 impl Bed {
     pub(crate) fn start(cores: Cores, contenders: &[Contender]) -> Result<Self> {
-        let (ours, others): (Vec<_>, Vec<_>) = contenders.iter().partition(|contender| contender.is_watchword());
-        let pairs = if others.is_empty() {
-            None
-        } else {
-            Some(Pairs::start(cores, &others)?)
+        let (ours, others): (Vec<Contender>, Vec<Contender>) =
+            contenders.iter().partition(|contender| contender.is_watchword());
+        let (redirected, others): (Vec<Contender>, Vec<Contender>) = others
+            .into_iter()
+            .partition(|contender| *contender == Contender::Redirected);
+        let pairs = |of: &[Contender]| match of {
+            [] => Ok(None),
+            _ => Pairs::start(cores, of).map(Some),
         };
+        let (pairs, redirected) = (pairs(&others)?, pairs(&redirected)?);
         let sidecars = if ours.is_empty() {
             None
         } else {
             Some(Sidecars::start(cores, 2)?)
         };
-        Ok(Self { sidecars, pairs })
+        Ok(Self {
+            sidecars,
+            pairs,
+            redirected,
+        })
     }
 
     /// Whether each is what it says.
     pub(crate) fn check(&self) -> Result<()> {
-        self.pairs.as_ref().map_or(Ok(()), Pairs::check)?;
+        for pairs in [&self.pairs, &self.redirected].into_iter().flatten() {
+            pairs.check()?;
+        }
         self.sidecars.as_ref().map_or(Ok(()), Sidecars::check)
     }
 
@@ -101,7 +119,7 @@ impl Bed {
         let seen = if contender.is_watchword() {
             self.ours()?.load(contender, load)
         } else {
-            self.others()?.load(contender, load)
+            self.others(contender)?.load(contender, load)
         };
         seen.with_context(|| format!("{}: {}", contender.name(), load.name()))
     }
@@ -111,7 +129,7 @@ impl Bed {
         let held = if contender.is_watchword() {
             self.ours()?.hold(count)
         } else {
-            self.others()?.hold(contender, count)
+            self.others(contender)?.hold(contender, count)
         };
         held.with_context(|| format!("{}: {count} connections", contender.name()))
     }
@@ -122,14 +140,18 @@ impl Bed {
         if contender.is_watchword() {
             return Ok(Some(self.ours()?.pids()));
         }
-        self.others()?.pids(contender)
+        self.others(contender)?.pids(contender)
     }
 
     fn ours(&self) -> Result<&Sidecars> {
         self.sidecars.as_ref().context("Watchword was not started")
     }
 
-    fn others(&self) -> Result<&Pairs> {
-        self.pairs.as_ref().context("no other contender was started")
+    fn others(&self, contender: Contender) -> Result<&Pairs> {
+        let pairs = match contender {
+            Contender::Redirected => &self.redirected,
+            _ => &self.pairs,
+        };
+        pairs.as_ref().context("the contender was not started")
     }
 }

@@ -77,6 +77,10 @@ const SWITCH_SYSCTLS: [&str; 3] = [
     "net.bridge.bridge-nf-call-arptables=0",
 ];
 
+/// What the floor's client dials, and where that goes with [`Network::redirect`].
+pub(crate) const FLOOR_PORT: &str = "15034";
+pub(crate) const REDIRECTED_TO: &str = "15035";
+
 /// A program. Dropped, it is ended.
 pub(crate) struct Program {
     child: Child,
@@ -157,6 +161,26 @@ impl Network {
             server,
             _switch: switch,
         })
+    }
+
+    /// Sends what the client calls at 198.18.8.2 to the floor there, and what the
+    /// floor's client calls to the one at the server, by the rules that a sidecar
+    /// has for it: but for those that keep other traffic in.
+    pub(crate) fn redirect(&self) -> Result<()> {
+        self.run(Side::Client, &["ip", "route", "add", "198.18.8.2", "dev", "hop"])?;
+        let outbound = "add table inet hop; \
+            add chain inet hop outbound { type nat hook output priority -100; }; \
+            add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8080 redirect to :15024";
+        let inbound = format!(
+            "add table inet hop; \
+            add chain inet hop to_the_app {{ type filter hook output priority raw; }}; \
+            add rule inet hop to_the_app oif lo notrack; \
+            add chain inet hop inbound {{ type nat hook prerouting priority dstnat; }}; \
+            add rule inet hop inbound tcp dport {FLOOR_PORT} redirect to :{REDIRECTED_TO}"
+        );
+        self.run(Side::Client, &["nft", outbound])?;
+        self.run(Side::Server, &["nft", &inbound])?;
+        Ok(())
     }
 
     /// Starts a program on a side.

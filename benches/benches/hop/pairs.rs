@@ -15,7 +15,7 @@ use crate::certificates;
 use crate::contenders::Contender;
 use crate::hold;
 use crate::load::{Load, Log, PATH, Seen};
-use crate::network::{Cores, Network, Program, Side};
+use crate::network::{Cores, FLOOR_PORT, Network, Program, REDIRECTED_TO, Side};
 use crate::server::{self, HTTP_PORT, TCP_PORT};
 
 /// A kind of proxies: a client's and a server's side.
@@ -26,6 +26,7 @@ enum Kind {
     Haproxy,
     Nginx,
     Floor,
+    Redirected,
 }
 
 impl Kind {
@@ -36,6 +37,7 @@ impl Kind {
             Contender::Haproxy => Some(Self::Haproxy),
             Contender::Nginx => Some(Self::Nginx),
             Contender::Floor => Some(Self::Floor),
+            Contender::Redirected => Some(Self::Redirected),
             Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => None,
         }
     }
@@ -71,7 +73,7 @@ impl Kind {
                     include_str!("configs/nginx-server.conf"),
                 ],
             ),
-            Self::Floor => (
+            Self::Floor | Self::Redirected => (
                 "floor.cfg",
                 [
                     include_str!("configs/floor-client.cfg"),
@@ -98,7 +100,7 @@ impl Kind {
                 let words = [program].into_iter().chain(options.map(str::to_owned));
                 return Ok(words.collect());
             }
-            Self::Haproxy | Self::Floor => vec!["haproxy", "-db", "-f", config],
+            Self::Haproxy | Self::Floor | Self::Redirected => vec!["haproxy", "-db", "-f", config],
             Self::Nginx => vec!["nginx", "-e", "stderr", "-p", folder, "-c", config],
         };
         Ok(words.into_iter().map(str::to_owned).collect())
@@ -115,6 +117,7 @@ fn dials(contender: Contender) -> &'static str {
         Contender::Haproxy => "127.0.0.1:15022",
         Contender::Nginx => "127.0.0.1:15023",
         Contender::Floor => "127.0.0.1:15024",
+        Contender::Redirected => "198.18.8.2:8080",
         Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => "198.18.7.2:8080",
     }
 }
@@ -134,6 +137,9 @@ impl Pairs {
         let folder = tempfile::Builder::new().prefix("watchword-hop-").tempdir()?;
         certificates::write(folder.path(), ["client", "server"])?;
         let network = Network::new(cores)?;
+        if contenders.contains(&Contender::Redirected) {
+            network.redirect()?;
+        }
         let own = server::folder(folder.path())?.display().to_string();
         let server = network.start(Side::Server, &["nginx", "-e", "stderr", "-p", &own, "-c", "nginx.conf"])?;
         let mut programs = BTreeMap::new();
@@ -321,6 +327,10 @@ fn start_pair(network: &Network, kind: Kind, folder: &Path) -> Result<[Program; 
     let start = |side: Side, config: &str, text: &str| -> Result<Program> {
         let file = folder.join(config);
         let mut text = text.replace("{folder}", &folder.display().to_string());
+        if (kind, side) == (Kind::Redirected, Side::Server) {
+            // Where its client dials, nobody listens.
+            text = text.replace(FLOOR_PORT, REDIRECTED_TO);
+        }
         if kind == Kind::Nginx {
             text = text.replace("{module}", &stream_module()?.display().to_string());
         }
