@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::frame::Type;
 use watchword_tunnel::{Carried, ClientTunnel, CloseReason, Pool, ServerTunnel, TunnelError};
@@ -101,6 +101,23 @@ async fn the_end_of_a_stream_goes_with_the_next_one() {
     let served = first.await.unwrap().unwrap();
     assert!(served.0.is_some() && served.1.owed.is_none());
     assert_eq!(calls(), (2, 2));
+}
+
+#[tokio::test]
+async fn a_pool_leaves_a_call_that_comes_in_the_same_turn_the_time_to_take_the_end_along() {
+    let hop = Hop::start(b"?").await;
+    let [_, sends, ..] = hop.edges.clone();
+    let (carried, _first) = ended_by_server(hop).await;
+    let pool = Pool::<_, _, _, ()>::default();
+    pool.put(&"a", carried.tunnel.unwrap(), ());
+    // Whoever watches over it comes first.
+    yield_now().await;
+    let taken = pool.take(&"a", |()| true).unwrap();
+    assert_eq!(sends.writes.load(Ordering::SeqCst), 1);
+    let (app, _, _near) = edge(ROOM);
+    let _second = call(taken.tunnel, app);
+    yield_now().await;
+    assert_eq!(sends.writes.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
