@@ -130,7 +130,7 @@ impl Seen {
         self.units / self.seconds
     }
 
-    /// None where latencies are not what the load is about.
+    /// None where no request was timed by itself.
     pub(crate) fn latency(&self) -> Option<Latency> {
         let mut took = self.latencies.clone();
         took.sort_unstable();

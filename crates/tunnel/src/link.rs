@@ -81,12 +81,12 @@ impl<T: Transport> Link<T> {
     /// Whether nothing waits to be sent, here or in the transport: then a
     /// frame that is queued now overtakes nothing and waits for nothing.
     pub(crate) fn is_clear(&self) -> bool {
-        self.output.is_empty() && !self.transport.has_unsent() && self.write_failure.is_none()
+        self.output.is_empty() && self.transport_is_clear()
     }
 
     /// Whether a FIN is all that waits to be sent.
     pub(crate) fn holds_only_an_end(&self) -> bool {
-        self.output.len() == HEADER && !self.stuck && !self.transport.has_unsent() && self.write_failure.is_none()
+        self.output.len() == HEADER && !self.stuck && self.transport_is_clear()
     }
 
     /// Whether the transport did not take all that was queued.
@@ -339,6 +339,11 @@ impl<T: Transport> Link<T> {
         ready!(self.poll_send(cx));
         ready!(Pin::new(&mut self.transport).poll_shutdown(cx))?;
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the transport holds nothing back, and writing has not failed.
+    fn transport_is_clear(&self) -> bool {
+        !self.transport.has_unsent() && self.write_failure.is_none()
     }
 
     fn push(&mut self, kind: Type, stream: u32, payload: &[u8]) {

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::frame::Type;
 use watchword_tunnel::{Carried, ClientTunnel, CloseReason, Pool, ServerTunnel, TunnelError};
@@ -125,7 +127,8 @@ async fn the_end_of_a_stream_is_sent_when_nobody_takes_its_tunnel_at_once() {
     let (carried, first) = ended_by_server(Hop::start(b"?").await).await;
     let pool = Pool::<_, _, _, ()>::default();
     pool.put(&"a", carried.tunnel.unwrap(), ());
-    assert!(first.await.unwrap().unwrap().0.is_some());
+    let served = timeout(Duration::from_secs(5), first).await.expect("the end is sent");
+    assert!(served.unwrap().unwrap().0.is_some());
     assert_eq!(pool.idle(), 1);
 }
 
