@@ -82,3 +82,15 @@ prepare() {
     install_missing
     find_rust
 }
+
+# cargo_tool CRATE VERSION PROGRAM: prints the folder with the program of a
+# crate. It is built once, outside of the checkout.
+cargo_tool() {
+    tools="${XDG_CACHE_HOME:-$HOME/.cache}/watchword/tools/$1-$2"
+    if [ ! -x "$tools/bin/$3" ]; then
+        say "building $1 $2 into $tools, once"
+        CARGO_TARGET_DIR="$tools/target" cargo install --quiet --locked --root "$tools" --version "$2" "$1" >&2
+        rm -rf "$tools/target"
+    fi
+    printf '%s\n' "$tools/bin"
+}

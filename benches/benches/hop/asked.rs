@@ -39,8 +39,8 @@ pub(crate) struct Size {
     seconds: usize,
     /// Of requests at fixed times, in a turn.
     steady: usize,
-    /// Of the large file, in a turn.
-    megabytes: usize,
+    /// Of the large file, and how often, in a turn.
+    bulk: (usize, usize),
     /// How long connections are idle until memory is read.
     pub(crate) settle: Duration,
     /// Idle connections whose memory is counted.
@@ -59,7 +59,7 @@ const FULL: Size = Size {
     requests: 2_500,
     seconds: 1,
     steady: 1,
-    megabytes: BULK_MEGABYTES,
+    bulk: (BULK_MEGABYTES, 3),
     settle: Duration::from_secs(4),
     idle: 3_000,
     active: (1_000, 3),
@@ -73,7 +73,7 @@ const SMALL: Size = Size {
     requests: 400,
     seconds: 1,
     steady: 1,
-    megabytes: 16,
+    bulk: (16, 1),
     settle: Duration::from_millis(200),
     idle: 200,
     active: (100, 1),
@@ -86,6 +86,8 @@ pub(crate) struct Asked {
     pub(crate) size: Size,
     pub(crate) cores: Cores,
     pub(crate) gate: bool,
+    /// Flame graphs are drawn, and nothing is measured.
+    pub(crate) flames: bool,
     parts: Vec<Part>,
     /// A name that filters benchmarks may leave this one out.
     pub(crate) is_wanted: bool,
@@ -98,6 +100,7 @@ impl Asked {
             // As in life, where each side is a machine.
             cores: Cores::Apart,
             gate: false,
+            flames: false,
             parts: Vec::new(),
             is_wanted: true,
         };
@@ -107,6 +110,7 @@ impl Asked {
                 // Cargo says this; without it this is a test.
                 "--bench" => asked.size = FULL,
                 "--gate" => asked.gate = true,
+                "--flames" => asked.flames = true,
                 "--rounds" => {
                     let number = words.next().and_then(|number| number.parse().ok());
                     rounds = number.filter(|rounds| (1..=100).contains(rounds));
@@ -147,7 +151,7 @@ impl Asked {
             requests,
             seconds,
             steady,
-            megabytes,
+            bulk: (megabytes, times),
             ..
         } = self.size;
         let steadily = |connections, per_second| Load::Steady {
@@ -161,7 +165,7 @@ impl Asked {
             (Part::Requests, &requests),
             (Part::Latency, &[steadily(1, 1_000), steadily(64, 2_000)]),
             (Part::Connections, &[Load::Connections { seconds }]),
-            (Part::Bulk, &[Load::Bulk { megabytes }]),
+            (Part::Bulk, &[Load::Bulk { megabytes, times }]),
         ];
         let wanted = parts.into_iter().filter(|(part, _)| self.wants(*part));
         wanted.flat_map(|(_, loads)| loads.to_vec()).collect()

@@ -36,8 +36,8 @@ pub(crate) enum Load {
     },
     /// Each with one request.
     Connections { seconds: usize },
-    /// So much of the large file.
-    Bulk { megabytes: usize },
+    /// So much of the large file, one time after the other on one connection.
+    Bulk { megabytes: usize, times: usize },
 }
 
 impl Load {
@@ -190,7 +190,7 @@ impl Log {
                 self.h2load((connections, per_second * seconds), options, dials, run)
             }
             Load::Connections { seconds } => connections(seconds, dials, run),
-            Load::Bulk { megabytes } => bulk(megabytes, dials, run),
+            Load::Bulk { megabytes, times } => bulk((megabytes, times), dials, run),
         }
     }
 
@@ -299,8 +299,9 @@ fn connections(seconds: usize, dials: &str, run: impl Fn(&[String]) -> Result<St
 }
 
 /// The large file by curl, on one connection.
-fn bulk(megabytes: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
-    let (wanted, url) = (megabytes * 1_000_000, format!("http://{dials}/bulk"));
+fn bulk((megabytes, times): (usize, usize), dials: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<Seen> {
+    // curl makes as many of the one.
+    let (wanted, url) = (megabytes * 1_000_000, format!("http://{dials}/bulk?[1-{times}]"));
     let range = format!("0-{}", wanted - 1);
     let words = [
         "curl",
@@ -316,7 +317,7 @@ fn bulk(megabytes: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>
         "--output",
         "/dev/null",
         "--write-out",
-        "%{size_download} %{time_total}",
+        "%{size_download} %{time_total}\n",
         "--range",
         &range,
         &url,
@@ -326,11 +327,13 @@ fn bulk(megabytes: usize, dials: &str, run: impl Fn(&[String]) -> Result<String>
         .iter()
         .map(|word| (*word).to_owned())
         .collect::<Vec<_>>())?;
-    let (bytes, took) = said.trim().split_once(' ').context("curl says two numbers")?;
-    ensure!(bytes.parse() == Ok(wanted), "{bytes} of {wanted} bytes came");
-    Ok(Seen {
-        units: megabytes as f64,
-        seconds: took.parse()?,
-        latencies: Vec::new(),
-    })
+    let mut seen = Seen::default();
+    for line in said.lines() {
+        let (bytes, took) = line.split_once(' ').context("curl says two numbers")?;
+        ensure!(bytes.parse() == Ok(wanted), "{bytes} of {wanted} bytes came");
+        seen.units += megabytes as f64;
+        seen.seconds += took.parse::<f64>()?;
+    }
+    ensure!(said.lines().count() == times, "{times} files were wanted:\n{said}");
+    Ok(seen)
 }

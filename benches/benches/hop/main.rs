@@ -4,7 +4,8 @@
 //!
 //! Contenders take turns, in rounds. With `--gate` the exit status is 1 when
 //! a gate is missed; `--rounds N` says how many, `--cores` how the programs
-//! share the cores, `--only` which parts.
+//! share the cores, `--only` which parts. With `--flames` it measures nothing,
+//! and draws where the CPU time goes.
 //!
 //! Invariants: what decides is CPU time, as the kernel counts it for the
 //! proxies' threads; who makes and answers the load does not count. All that
@@ -13,6 +14,7 @@
 mod asked;
 mod certificates;
 mod contenders;
+mod flames;
 mod gates;
 mod hold;
 mod load;
@@ -51,6 +53,10 @@ fn main() -> Result<ExitCode> {
     // The proxies hold two connections for each of the load's.
     watchword_benches::raise_limits();
     notice_signals()?;
+    if asked.flames {
+        flames::draw(&asked)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut results = Results::new(asked.cores)?;
     rounds::measure(&asked, &mut results)?;
     if asked.wants(Part::Memory) {

@@ -124,7 +124,7 @@ impl Results {
 }
 
 /// Where results are kept.
-fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     // target/release/deps/hop-…
     let target = program
