@@ -1,5 +1,5 @@
-//! Threads that carry traffic: each has a single-threaded runtime and
-//! listeners of its own, so that no lock stands between them.
+//! Threads that carry traffic: each has a single-threaded runtime, so that no
+//! lock stands between them. Only their listeners are shared.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,8 +19,10 @@ use crate::{inbound, outbound};
 
 /// Connections that wait for us in the kernel.
 const BACKLOG: i32 = 4096;
+
 /// The listeners, bound before workers start, so that a taken port is an error
-/// at start. Each worker has them all: the kernel wakes one that is free.
+/// at start. Workers share them: the kernel wakes all that wait, and the first
+/// has the connection (docs/decisions/0022).
 pub(crate) struct Listeners {
     inbound: Vec<std::net::TcpListener>,
     outbound: Vec<std::net::TcpListener>,

@@ -196,13 +196,15 @@ impl Network {
         run(&mut self.command(side, command))
     }
 
-    /// A command on a side, to be run by the caller.
+    /// A command on a side, to be run by the caller. In a session of its own, as
+    /// `watchword up` and `exec` have it: the scheduler treats each as a group
+    /// (sched(7), autogroups), as it does services of systemd and containers.
     pub(crate) fn command(&self, side: Side, words: &[&str]) -> Command {
         let mut command = enter(match side {
             Side::Client => &self.client,
             Side::Server => &self.server,
         });
-        command.args(self.cores.command(side)).args(words);
+        command.args(self.cores.command(side)).arg("setsid").args(words);
         command
     }
 }

@@ -39,4 +39,5 @@ mod vault_logins;
 mod vault_outages;
 mod vault_roots;
 mod wire;
+mod workers;
 mod workload_api;

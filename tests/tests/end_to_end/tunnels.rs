@@ -26,7 +26,7 @@ fn ten_thousand_short_connections_cost_a_handful_of_handshakes() {
 }
 
 /// None while it is being restarted.
-fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
+pub(crate) fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
     let record = mesh.record().ok()?;
     let replicas = record["replicas"].as_array()?;
     let found = replicas.iter().find(|found| found["name"] == replica)?;
@@ -35,22 +35,26 @@ fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
 
 #[test]
 fn a_sidecar_that_is_restarted_in_order_under_load_loses_nothing() {
-    let mesh = mesh_file("", 2).up().unwrap();
-    let load = Load::start(&mesh, "orders", &["short", "8s", "8"]);
+    assert_restart_loses_nothing(&mesh_file("", 2).up().unwrap());
+}
+
+/// Of `orders`, which has two replicas.
+pub(crate) fn assert_restart_loses_nothing(mesh: &Mesh) {
+    let load = Load::start(mesh, "orders", &["short", "8s", "8"]);
     wait_until("the load to reach it", || {
-        metric(&mesh, "orders-2", "watchword_tunnel_streams_total", "") > 100
+        metric(mesh, "orders-2", "watchword_tunnel_streams_total", "") > 100
     })
     .unwrap();
-    let old = sidecar(&mesh, "orders-2").unwrap();
+    let old = sidecar(mesh, "orders-2").unwrap();
     kill(old, Signal::SIGTERM).unwrap();
     wait_until("it to be back", || {
-        sidecar(&mesh, "orders-2").is_some_and(|new| new != old)
+        sidecar(mesh, "orders-2").is_some_and(|new| new != old)
     })
     .unwrap();
-    assert!(load.done_without_loss(&mesh) > 200);
+    assert!(load.done_without_loss(mesh) > 200);
     wait_until("calls to reach it again", || {
-        Load::start(&mesh, "orders", &["short", "50", "2"]).done_without_loss(&mesh);
-        metric(&mesh, "orders-2", "watchword_tunnel_streams_total", "") > 0
+        Load::start(mesh, "orders", &["short", "50", "2"]).done_without_loss(mesh);
+        metric(mesh, "orders-2", "watchword_tunnel_streams_total", "") > 0
     })
     .unwrap();
 }
