@@ -4,7 +4,7 @@
 //! Invariant: a graph is of one load alone. Its first frame is the side, whose
 //! width is the side's share; frames of the kernel are marked `_[k]`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use watchword_tests::{is_root, wait_until};
+use watchword_tests::{is_root, run, wait_until};
 
 use crate::asked::Asked;
 use crate::contenders::{Bed, Contender};
@@ -48,7 +48,7 @@ pub(crate) fn draw(asked: &Asked) -> Result<()> {
     );
     let folder = results::folder()?.join("flames");
     fs::create_dir_all(&folder)?;
-    let bed = Bed::start(asked.cores, &[&DRAWN[..], &[Contender::Plain]].concat())?;
+    let bed = Bed::start(asked.cores, &DRAWN)?;
     bed.check()?;
     let is_at_full_speed = |load: &Load| !matches!(load, Load::Steady { .. });
     for load in asked.loads().into_iter().filter(is_at_full_speed) {
@@ -58,7 +58,11 @@ pub(crate) fn draw(asked: &Asked) -> Result<()> {
                 "{}.svg",
                 slug(&format!("{} {}", load.name(), contender.name()))
             ));
-            fs::write(&file, graph(&bed, contender, load)?)?;
+            let drawn = graph(&bed, contender, load);
+            fs::write(
+                &file,
+                drawn.context("scripts/bench-hop --flames installs what this runs")?,
+            )?;
             writeln!(std::io::stdout(), "{}", file.display())?;
         }
     }
@@ -72,7 +76,7 @@ fn slug(name: &str) -> String {
     words.join("-").to_lowercase()
 }
 
-fn graph(bed: &Bed, contender: Contender, load: Load) -> Result<Vec<u8>> {
+fn graph(bed: &Bed, contender: Contender, load: Load) -> Result<String> {
     let scratch = TempDir::new()?;
     let [client, server] = bed.pids(contender)?.context("a contender has proxies")?;
     bed.load(contender, load.warm_up())?;
@@ -89,13 +93,13 @@ fn graph(bed: &Bed, contender: Contender, load: Load) -> Result<Vec<u8>> {
     for sampler in samplers {
         stacks.push_str(&sampler.end()?);
     }
-    ensure!(!stacks.is_empty(), "perf took no sample of {}", contender.name());
     let folded = scratch.path().join("folded");
     fs::write(&folded, stacks)?;
     let mut draw = Command::new("inferno-flamegraph");
     draw.args(["--colors", "rust", "--deterministic", "--minwidth", NARROWEST])
-        .args(["--title", &format!("{}: {}", contender.name(), load.name())]);
-    printed(draw.stdin(File::open(folded)?))
+        .args(["--title", &format!("{}: {}", contender.name(), load.name())])
+        .arg(folded);
+    run(&mut draw)
 }
 
 /// A `perf` that looks at one process. Dropped, it is ended.
@@ -114,7 +118,7 @@ impl Sampler {
             .arg(&data)
             .stdin(Stdio::null())
             .spawn()
-            .context("perf can't be run: scripts/bench-hop --flames installs it")?;
+            .context("perf")?;
         let sampler = Self { side, perf, data };
         // Its header is written once it looks.
         wait_until("perf to look", || {
@@ -129,10 +133,9 @@ impl Sampler {
         let text = self.data.with_extension("text");
         let mut read = Command::new("perf");
         read.args(["script", "--force", "--input"]).arg(&self.data);
-        fs::write(&text, printed(read.stdin(Stdio::null()))?)?;
-        let mut collapse = Command::new("inferno-collapse-perf");
-        let folded = printed(collapse.arg("--kernel").stdin(File::open(&text)?))?;
-        let folded = String::from_utf8(folded)?;
+        fs::write(&text, run(&mut read)?)?;
+        let folded = run(Command::new("inferno-collapse-perf").arg("--kernel").arg(&text))?;
+        ensure!(!folded.is_empty(), "perf took no sample of the {}'s side", self.side);
         Ok(folded.lines().map(|line| format!("{};{line}\n", self.side)).collect())
     }
 
@@ -148,18 +151,4 @@ impl Drop for Sampler {
         let _ = self.perf.kill();
         let _ = self.perf.wait();
     }
-}
-
-/// What a command that succeeds prints.
-fn printed(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .with_context(|| format!("{command:?} can't be run: scripts/bench-hop --flames installs what is missing"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(output.stdout)
 }

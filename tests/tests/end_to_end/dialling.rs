@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use watchword_tests::{Mesh, MeshFile, Output, wait_until};
 
 use crate::apps::complaint;
+use crate::strangers::replica;
 
 /// Says to each connection who its peer is, and closes after the peer has.
 const SERVER: &str = r"
@@ -64,12 +65,6 @@ fn four_clients() -> MeshFile {
     file.write("app.py", SERVER).unwrap();
     file.write("client.py", CLIENT).unwrap();
     file
-}
-
-fn replica(mesh: &Mesh, name: &str) -> serde_json::Value {
-    let record = mesh.record().unwrap();
-    let replicas = record["replicas"].as_array().unwrap();
-    replicas.iter().find(|found| found["name"] == name).unwrap().clone()
 }
 
 fn address(mesh: &Mesh, name: &str, ipv6: bool) -> String {

@@ -26,7 +26,7 @@ fn ten_thousand_short_connections_cost_a_handful_of_handshakes() {
 }
 
 /// None while it is being restarted.
-pub(crate) fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
+fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
     let record = mesh.record().ok()?;
     let replicas = record["replicas"].as_array()?;
     let found = replicas.iter().find(|found| found["name"] == replica)?;

@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use watchword_tests::{Mesh, MeshFile, binary};
 
 use crate::load::{Load, mesh_file};
-use crate::tunnels::{assert_restart_loses_nothing, sidecar};
+use crate::strangers::replica;
+use crate::tunnels::assert_restart_loses_nothing;
 
 /// Sidecars get two workers, which no mesh file asks for.
 const TWO_WORKERS: &str = r#"#!/bin/sh
@@ -33,8 +34,9 @@ fn with_two_workers(file: MeshFile) -> Mesh {
 }
 
 /// Nanoseconds of CPU of each worker so far.
-fn spent(mesh: &Mesh, replica: &str) -> BTreeMap<String, u64> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", sidecar(mesh, replica).unwrap())).unwrap();
+fn spent(mesh: &Mesh, name: &str) -> BTreeMap<String, u64> {
+    let pid = replica(mesh, name)["proxyPid"].as_i64().unwrap();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     // A thread that ends meanwhile is none of them.
     let read = |task: &fs::DirEntry, file: &str| fs::read_to_string(task.path().join(file)).ok();
     let workers = tasks.flatten().filter_map(|task| {

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use watchword_tests::{Mesh, MeshFile, binary, is_root, run, wait_until};
 
+use crate::strangers::replica;
+
 /// Each has a server of its own.
 pub(crate) const PORTS: [u16; 8] = [7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007];
 /// Nobody listens there.
@@ -144,12 +146,6 @@ pub(crate) fn mesh(pairs: usize) -> Mesh {
     // Apps run as somebody else, who may not see the folder that we were built into.
     std::fs::copy(peer(), file.folder().join("watchword-peer")).unwrap();
     file.up().unwrap()
-}
-
-fn replica(mesh: &Mesh, name: &str) -> serde_json::Value {
-    let record = mesh.record().unwrap();
-    let replicas = record["replicas"].as_array().unwrap();
-    replicas.iter().find(|replica| replica["name"] == name).unwrap().clone()
 }
 
 fn in_replica(mesh: &Mesh, name: &str, arguments: &[&str]) -> Command {
