@@ -210,9 +210,9 @@ mod tests {
 COMMIT
 *filter
 :watchword_other_protocols - [0:0]
+-A watchword_other_protocols -p tcp -m comment --comment "redirected, or excluded" -j RETURN
 -A watchword_other_protocols -m mark --mark 0x57570001 -m comment --comment "the sidecar's own" -j RETURN
 -A watchword_other_protocols -o lo -m comment --comment "within the workload" -j RETURN
--A watchword_other_protocols -p tcp -m comment --comment "redirected, or excluded" -j RETURN
 -A watchword_other_protocols -p icmp -m comment --comment "errors and neighbours" -j RETURN
 -A watchword_other_protocols -m conntrack --ctstate ESTABLISHED,RELATED -m comment --comment "answers" -j RETURN
 -A watchword_other_protocols -d 10.9.0.0/16 -m comment --comment "excluded by configuration" -j RETURN

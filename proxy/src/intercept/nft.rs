@@ -109,9 +109,9 @@ table inet watchword {
     }
     chain other_protocols {
         type filter hook output priority 0; policy accept;
+        meta l4proto tcp counter return comment "redirected, or excluded"
         meta mark 0x57570001 counter return comment "the sidecar's own"
         oif lo counter return comment "within the workload"
-        meta l4proto tcp counter return comment "redirected, or excluded"
         meta l4proto { icmp, ipv6-icmp } counter return comment "errors and neighbours"
         ct state established,related counter return comment "answers"
         ip daddr 10.9.0.0/16 counter return comment "excluded by configuration"
