@@ -4,6 +4,7 @@
 //! its own and everything that it answers with; but for its health, which says
 //! what it waits for.
 
+mod core;
 mod follow;
 mod follow_roots;
 mod listeners;
@@ -15,36 +16,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use watchword_daemon::{Clock, Metrics, Pages, Readiness, Shutdown, serve_pages};
-use watchword_identity::{Bundle, SpiffeId, TrustDomain};
-use watchword_mtls::{Credentials, Now};
+use watchword_identity::{Bundle, TrustDomain};
 
+use self::core::Core;
 use crate::api::{
     ACCEPT_QUEUE, AdminApi, ControlListener, DiscoveryApi, Doorkeeper, IdentityApi, SocketError, accept_admin,
     accept_control, serve_admin, serve_control,
 };
-use crate::authority::{Authority, EmbeddedAuthority, EmbeddedError, VaultAuthority, VaultError};
+use crate::authority::{EmbeddedError, VaultError};
 use crate::enrolment::Enrolment;
-use crate::issuer::{Issuer, NewRoots};
-use crate::mesh_file::{AuthorityChoice, MeshFile};
+use crate::mesh_file::MeshFile;
 use crate::mesh_watch::{LoadedMesh, MeshWatch};
-use crate::metrics::ControlMetrics;
-use crate::own_identity::{OwnIdentity, OwnIdentityError, control_plane_id};
-use crate::registry::Registry;
+use crate::own_identity::OwnIdentityError;
 use crate::snapshots::Snapshots;
 use crate::state_folder::{FolderError, FolderLock, PUBLIC, lock, open_public, write_atomic};
-use crate::store::{FileStore, Records, StoreError};
-use crate::subscribers::Subscribers;
+use crate::store::StoreError;
 use follow::follow;
 use follow_roots::RootFollower;
 use listeners::{ADMIN_SOCKET, CONTROL_SOCKET, Listeners, open_health};
 
-const DEFAULT_STATE_FOLDER: &str = "/var/lib/watchword";
 const DEFAULT_RUN_FOLDER: &str = "/run/watchword";
 const BUNDLE: &str = "bundle.pem";
 const RUN_LOCK: &str = "control-plane.lock";
@@ -118,18 +113,6 @@ pub struct ControlPlane {
     listens_on: Option<SocketAddr>,
     health_on: Option<SocketAddr>,
     _lock: FolderLock,
-}
-
-/// Everything between the folders and the listeners.
-struct Core {
-    domain: TrustDomain,
-    epoch: u64,
-    enrolment: Arc<Enrolment>,
-    snapshots: Snapshots,
-    subscribers: Subscribers,
-    own: OwnIdentity,
-    new_roots: Arc<NewRoots>,
-    metrics: ControlMetrics,
 }
 
 impl ControlPlane {
@@ -321,60 +304,6 @@ impl ControlPlane {
     }
 }
 
-impl Core {
-    async fn build(loaded: &LoadedMesh, process: &Process) -> Result<Self, RunError> {
-        let mesh = &loaded.mesh;
-        let domain = mesh.trust_domain.clone();
-        let clock = Arc::clone(&process.clock);
-        let metrics = ControlMetrics::new(&process.metrics);
-        let state_folder = mesh.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_FOLDER.into());
-        // First, since it locks the folder.
-        let records = Records::new(Arc::new(FileStore::open(&state_folder)?)).await?;
-        let authority: Arc<dyn Authority> = match &mesh.authority {
-            AuthorityChoice::Embedded => Arc::new(EmbeddedAuthority::open(&state_folder, &domain, clock.now())?),
-            AuthorityChoice::Vault(settings) => Arc::new(VaultAuthority::open(settings, &domain)?),
-        };
-        let now = clock.now();
-        let epoch = records
-            .update(move |state| {
-                state.sweep(now);
-                state.epoch += 1;
-                state.epoch
-            })
-            .await?;
-        let subscribers = Subscribers::new(metrics.clone());
-        let new_roots = Arc::new(NewRoots::new(subscribers.clone()));
-        let issuer = Issuer::new(authority, mesh.certificate_ttl, Arc::clone(&clock), metrics.clone());
-        let issuer = Arc::new(issuer.withholding(Arc::clone(&new_roots)));
-        let read_clock = Arc::clone(&clock);
-        let own = OwnIdentity {
-            id: control_plane_id(&domain)?,
-            credentials: Credentials::new(Now::new(move || read_clock.now())),
-            issuer: Arc::clone(&issuer),
-            clock: Arc::clone(&clock),
-        };
-        partners::tell(&Bundle::default(), &loaded.partners, clock.now());
-        let snapshots = Snapshots::new(&issuer.bundle(), loaded.into(), metrics.clone());
-        let enrolment = Enrolment {
-            registry: ArcSwap::from_pointee(registry(mesh)),
-            issuer,
-            records,
-            clock,
-            metrics: metrics.clone(),
-        };
-        Ok(Self {
-            domain,
-            epoch,
-            enrolment: Arc::new(enrolment),
-            snapshots,
-            subscribers,
-            own,
-            new_roots,
-            metrics,
-        })
-    }
-}
-
 /// Who has it is not told by the system's answer.
 fn taken(address: SocketAddr, problem: &io::Error) -> String {
     match problem.kind() {
@@ -402,15 +331,6 @@ fn show_health(listener: TcpListener, process: &Process) -> impl Future<Output =
 
 async fn is_requested(shutdown: &Shutdown) -> bool {
     tokio::time::timeout(Duration::ZERO, shutdown.requested()).await.is_ok()
-}
-
-fn registry(mesh: &MeshFile) -> Registry {
-    let services = mesh.services.values().map(|service| &service.id);
-    let others: Vec<&SpiffeId> = mesh.registry.iter().map(|entry| &entry.id).collect();
-    let registry = Registry::new(&mesh.trust_domain, services.chain(others));
-    mesh.registry.iter().fold(registry, |registry, entry| {
-        registry.handing_out(&entry.id, &entry.agents)
-    })
 }
 
 /// The own roots, for proxies that are to find out whom they talk to: no other

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{partners, registry};
+use super::core::registry;
+use super::partners;
 use crate::enrolment::Enrolment;
 use crate::mesh_file::MeshFile;
 use crate::mesh_watch::{LoadedMesh, MeshWatch};
