@@ -120,8 +120,8 @@ fn sentence(denial: &Denial) -> String {
 mod tests {
     #![allow(clippy::indexing_slicing)]
 
-    use super::super::ControlPlane;
     use super::*;
+    use crate::status::ControlPlane;
 
     fn replica() -> Replica {
         Replica {

@@ -42,6 +42,15 @@ pub(super) struct NamedPath {
 }
 
 impl NamedPath {
+    /// Of a file, or of a folder where either will do.
+    pub(super) fn read(node: &Node, base: &Path, report: &mut Report) -> Option<Self> {
+        Some(Self {
+            path: values::path(node, base, report)?,
+            at: node.at,
+            must_be_folder: false,
+        })
+    }
+
     /// The error if it is not there.
     pub(super) fn missing(&self, file: &str) -> Option<Diagnostic> {
         let path = self.path.display();
@@ -187,13 +196,7 @@ fn read_policies(
     report: &mut Report,
 ) -> Option<Vec<PathBuf>> {
     list(fields, "policies", "files and folders", report, |node, report| {
-        let path = values::path(node, base, report)?;
-        paths.push(NamedPath {
-            path: path.clone(),
-            at: node.at,
-            must_be_folder: false,
-        });
-        Some(path)
+        present(node, base, paths, report)
     })
 }
 
@@ -233,6 +236,14 @@ fn collect_services(services: Vec<PlacedService>, paths: &mut Vec<NamedPath>) ->
         by_name.insert(placed.service.name.clone(), placed.service);
     }
     by_name
+}
+
+/// A path that must be there. Those of secrets may come later.
+pub(super) fn present(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut Report) -> Option<PathBuf> {
+    let named = NamedPath::read(node, base, report)?;
+    let path = named.path.clone();
+    paths.push(named);
+    Some(path)
 }
 
 /// The value of a key that may be missing; the outer nothing is a mistake.

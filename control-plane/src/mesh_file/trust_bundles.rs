@@ -66,11 +66,7 @@ fn read_entry(
         report.error(at, message);
         domain = None;
     }
-    let named = NamedPath {
-        path: values::path(file, base, report)?,
-        at: file.at,
-        must_be_folder: false,
-    };
+    let named = NamedPath::read(file, base, report)?;
     Some((domain?, named))
 }
 

@@ -1,6 +1,6 @@
 //! Reading `authority`: each mistake is reported where it stands.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use watchword_policy::diagnostic::Report;
 use watchword_policy::document::{Fields, Node, Value};
@@ -8,7 +8,7 @@ use watchword_policy::document::{Fields, Node, Value};
 use super::login::read_auth;
 use super::names::{segment, slashed};
 use super::{AuthorityChoice, CertificateFiles, VaultAddress, VaultSettings};
-use crate::mesh_file::read::{NamedPath, optional};
+use crate::mesh_file::read::{NamedPath, optional, present};
 use crate::mesh_file::values;
 
 const EXPECTED: &str = "`embedded` or `{vault: …}`";
@@ -58,7 +58,7 @@ fn read_vault(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut
         .required("addresses", "a list, such as [https://vault.example.org:8200]", report)
         .and_then(|node| read_addresses(node, report));
     let ca_file = optional(&fields, "caFile", report, |node, report| {
-        present_file(node, base, paths, report)
+        present(node, base, paths, report)
     });
     let client_certificate = read_client_certificate(&fields, base, report);
     let namespace = optional(&fields, "namespace", report, |node, report| {
@@ -76,7 +76,7 @@ fn read_vault(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut
             "the root's certificate, which all workloads will trust",
             report,
         )
-        .and_then(|node| present_file(node, base, paths, report));
+        .and_then(|node| present(node, base, paths, report));
     let auth = fields
         .required(
             "auth",
@@ -153,15 +153,4 @@ fn read_client_certificate(fields: &Fields<'_>, base: &Path, report: &mut Report
         certificate: certificate?,
         key: key?,
     }))
-}
-
-/// A file that must be there. Files of secrets may come later.
-fn present_file(node: &Node, base: &Path, paths: &mut Vec<NamedPath>, report: &mut Report) -> Option<PathBuf> {
-    let path = values::path(node, base, report)?;
-    paths.push(NamedPath {
-        path: path.clone(),
-        at: node.at,
-        must_be_folder: false,
-    });
-    Some(path)
 }
