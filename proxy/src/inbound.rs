@@ -5,6 +5,7 @@
 //! identity in [`plaintext`].
 
 mod foreign;
+mod lanes;
 mod plaintext;
 mod single;
 mod stream;
@@ -72,8 +73,8 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         connection.end(&Ended::failed("limit", "its SPIFFE ID has too many connections here"));
         return send_away(mesh, accepted).await;
     };
-    let (tunnel, peer) = match accepted {
-        Accepted::Tunnel(tls, peer) => (tunnel_on(mesh, tls), peer),
+    let (tls, peer) = match accepted {
+        Accepted::Tunnel(tls, peer) => (tls, peer),
         Accepted::Foreign(tls, peer) => {
             return Box::pin(foreign::serve(mesh, (tls, peer, generation), &ends, connection)).await;
         }
@@ -85,15 +86,17 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         expires: peer.svid().not_after().min(generation.svid().not_after()),
         trust: Arc::clone(generation.bundle()),
     };
+    let id = peer.id().clone();
     drop((generation, peer));
     // A task of its own is smaller than this one, which has room for a
     // handshake: there may be thousands that wait.
-    tokio::spawn(async move {
-        let _counted = live;
-        if let Err(error) = caller.serve_streams(tunnel).await {
-            caller.report(&error);
-        }
-    });
+    if tls.has_lanes() {
+        let io = TunnelIo::new(tls, mesh.connections.telemetry());
+        tokio::spawn(lanes::serve(io, Arc::new(caller), (id, live)));
+    } else {
+        let tunnel = tunnel_on(mesh, tls);
+        tokio::spawn(async move { caller.serve_tunnel(tunnel, live).await });
+    }
 }
 
 fn tunnel_on(mesh: &Mesh, tls: TlsStream<TcpStream>) -> ServerTunnel<TunnelIo> {

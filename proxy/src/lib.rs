@@ -32,6 +32,7 @@ mod mesh;
 mod on_wake;
 mod outbound;
 mod plaintext_room;
+mod reaches;
 mod refusal;
 mod relay;
 pub mod run;

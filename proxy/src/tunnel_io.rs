@@ -1,7 +1,8 @@
 //! The encrypted connection as the tunnel wants it.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,77 +10,101 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use watchword_mtls::TlsStream;
-use watchword_tunnel::{AppStream, LARGEST_WRITE, Transport};
+use watchword_tunnel::{AppStream, LARGEST_WRITE, Lane, Transport};
 
 use crate::telemetry::{ActiveTunnel, Telemetry};
 
-/// TLS over TCP, under a tunnel that counts as active until it is dropped.
-///
+/// TLS over TCP, which counts as a tunnel until it is dropped; or a lane of
+/// such a connection.
+pub(crate) enum TunnelIo {
+    Own(Own),
+    Lane(Lane),
+}
+
 /// TLS has a box of its own: what holds a tunnel is moved from future to
 /// future, and each of them would have room for all of it.
-pub(crate) struct TunnelIo {
+pub(crate) struct Own {
     tls: Box<TlsStream<TcpStream>>,
     _active: ActiveTunnel,
+    _counted: Option<Arc<()>>,
 }
 
 impl TunnelIo {
-    pub(crate) fn new(mut tls: TlsStream<TcpStream>, telemetry: &Telemetry) -> Self {
+    pub(crate) fn new(tls: TlsStream<TcpStream>, telemetry: &Telemetry) -> Self {
+        Self::counted(tls, telemetry, None)
+    }
+
+    /// One whose end is noticed by who holds `counted`, too.
+    pub(crate) fn counted(mut tls: TlsStream<TcpStream>, telemetry: &Telemetry, counted: Option<Arc<()>>) -> Self {
         tls.take_at_once(LARGEST_WRITE);
-        Self {
+        Self::Own(Own {
             tls: Box::new(tls),
             _active: telemetry.active_tunnel(),
-        }
+            _counted: counted,
+        })
     }
 }
 
 impl Transport for TunnelIo {
     fn has_unsent(&self) -> bool {
-        self.tls.has_unsent()
+        match self {
+            Self::Own(own) => own.tls.has_unsent(),
+            Self::Lane(lane) => lane.has_unsent(),
+        }
     }
 
     fn abort(&mut self) {
-        // It fails only on what is no socket; the drop closes it either way.
-        let _ = self.tls.get_ref().set_zero_linger();
+        match self {
+            // It fails only on what is no socket; the drop closes it either way.
+            Self::Own(own) => drop(own.tls.get_ref().set_zero_linger()),
+            Self::Lane(lane) => lane.abort(),
+        }
     }
 
     fn failure(&self) -> Option<io::Error> {
-        AppStream::failure(self.tls.get_ref())
+        match self {
+            Self::Own(own) => AppStream::failure(own.tls.get_ref()),
+            Self::Lane(lane) => lane.failure(),
+        }
     }
 
     fn limit_silence(&self, limit: Option<Duration>) {
-        // Without it a vanished peer is found later, by other deadlines.
-        let _ = SockRef::from(self.tls.get_ref()).set_tcp_user_timeout(limit);
+        match self {
+            // Without it a vanished peer is found later, by other deadlines.
+            Self::Own(own) => drop(SockRef::from(own.tls.get_ref()).set_tcp_user_timeout(limit)),
+            Self::Lane(lane) => lane.limit_silence(limit),
+        }
     }
 }
 
 impl AsyncRead for TunnelIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_read(cx, buffer)
+        match self.get_mut() {
+            Self::Own(own) => Pin::new(&mut own.tls).poll_read(cx, buffer),
+            Self::Lane(lane) => Pin::new(lane).poll_read(cx, buffer),
+        }
     }
 }
 
 impl AsyncWrite for TunnelIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tls).poll_write(cx, bytes)
+        match self.get_mut() {
+            Self::Own(own) => Pin::new(&mut own.tls).poll_write(cx, bytes),
+            Self::Lane(lane) => Pin::new(lane).poll_write(cx, bytes),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_flush(cx)
+        match self.get_mut() {
+            Self::Own(own) => Pin::new(&mut own.tls).poll_flush(cx),
+            Self::Lane(lane) => Pin::new(lane).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tls).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
+        match self.get_mut() {
+            Self::Own(own) => Pin::new(&mut own.tls).poll_shutdown(cx),
+            Self::Lane(lane) => Pin::new(lane).poll_shutdown(cx),
+        }
     }
 }

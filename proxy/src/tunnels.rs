@@ -8,17 +8,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use watchword_daemon::Clock;
 use watchword_identity::SpiffeId;
-use watchword_mtls::{Credentials, HandshakeError, connect_tunnel};
+use watchword_mtls::{Credentials, HandshakeError, TlsStream, connect_lanes, connect_tunnel};
 use watchword_proto::tunnel::Reason;
-use watchword_tunnel::{ClientTunnel, Pool, Pooled};
+use watchword_tunnel::{ClientTunnel, Pool, Pooled, Trunk};
 
 use crate::balance::Loads;
 use crate::dial::Dialler;
 use crate::directory::Endpoint;
 use crate::ended::Ended;
+use crate::reaches::{Reach, Reaches};
 use crate::refusal::{Refusal, Why};
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
@@ -39,6 +41,8 @@ pub(crate) struct Standing {
     generation: u64,
     /// The earlier end of both certificates.
     expires: SystemTime,
+    /// The tunnel shares its connection with others.
+    is_lane: bool,
 }
 
 /// What a tunnel is made with, and judged by.
@@ -50,12 +54,17 @@ pub(crate) struct Means {
     pub(crate) telemetry: Telemetry,
 }
 
-/// The pool of one worker. Clones share it.
+/// Those of one worker. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Tunnels {
-    pool: Pool<Key, TunnelIo, Standing, Ended>,
+    /// With connections of their own.
+    own: Warm,
+    lanes: Warm,
+    reaches: Reaches<Key>,
     means: Arc<Means>,
 }
+
+type Warm = Pool<Key, TunnelIo, Standing, Ended>;
 
 /// A tunnel for one call.
 pub(crate) type Taken = Pooled<TunnelIo, Standing>;
@@ -63,7 +72,9 @@ pub(crate) type Taken = Pooled<TunnelIo, Standing>;
 impl Tunnels {
     pub(crate) fn new(means: Means) -> Self {
         Self {
-            pool: Pool::default(),
+            own: Pool::default(),
+            lanes: Pool::default(),
+            reaches: Reaches::default(),
             means: Arc::new(means),
         }
     }
@@ -71,19 +82,30 @@ impl Tunnels {
     /// An empty pool of the same means.
     pub(crate) fn for_worker(&self) -> Self {
         Self {
-            pool: Pool::default(),
+            own: Pool::default(),
+            lanes: Pool::default(),
+            reaches: Reaches::default(),
             means: Arc::clone(&self.means),
         }
     }
 
     /// A tunnel to the endpoint, where exactly the expected identity answers.
     pub(crate) async fn get(&self, endpoint: &Endpoint) -> Result<Taken, Ended> {
-        match self
-            .pool
-            .take(&key(endpoint), |standing| standing.holds(&self.means).is_ok())
-        {
-            Some(warm) => Ok(warm),
-            None => self.get_new(endpoint).await,
+        let key = key(endpoint);
+        let holds = |standing: &Standing| standing.holds(&self.means).is_ok();
+        if let Some(warm) = self.own.take(&key, holds) {
+            return Ok(warm);
+        }
+        let reach = self.reaches.to(&key);
+        if let Some(leave) = reach.own() {
+            return self.dial_own(&key, endpoint, leave).await;
+        }
+        match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
+            Some(lane) => Ok(lane),
+            None => {
+                let dial = dial_lane(Arc::clone(&self.means), endpoint.clone(), reach);
+                wait_or_dial(&self.lanes, &key, dial).await
+            }
         }
     }
 
@@ -91,26 +113,27 @@ impl Tunnels {
     /// of the endpoint's sidecar all of those are stale.
     pub(crate) async fn get_new(&self, endpoint: &Endpoint) -> Result<Taken, Ended> {
         let key = key(endpoint);
-        let dialled = self
-            .pool
-            .wait_or_dial(&key, dial(Arc::clone(&self.means), endpoint.clone()));
-        // A box, or each stream on a warm tunnel would have room for a handshake.
-        Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
-            Err(Ended::failed(
-                "connect",
-                format!("{}: no tunnel in time", endpoint.address),
-            ))
-        })
+        let leave = self.reaches.to(&key).one_more();
+        self.dial_own(&key, endpoint, leave).await
+    }
+
+    async fn dial_own(&self, key: &Key, endpoint: &Endpoint, leave: Arc<()>) -> Result<Taken, Ended> {
+        let dial = dial_own(Arc::clone(&self.means), endpoint.clone(), leave);
+        wait_or_dial(&self.own, key, dial).await
     }
 
     /// For the next call.
     pub(crate) fn put_back(&self, endpoint: &Endpoint, tunnel: ClientTunnel<TunnelIo>, standing: Standing) {
         match standing.holds(&self.means) {
-            Ok(()) => self.pool.put(&key(endpoint), tunnel, standing),
+            Ok(()) => self.pool_of(standing).put(&key(endpoint), tunnel, standing),
             Err(reason) => {
                 tokio::spawn(tunnel.close(reason));
             }
         }
+    }
+
+    fn pool_of(&self, standing: Standing) -> &Warm {
+        if standing.is_lane { &self.lanes } else { &self.own }
     }
 
     /// Closes idle tunnels when a new generation or directory makes them
@@ -128,13 +151,16 @@ impl Tunnels {
             }
             let directory = snapshots.directory();
             let lists = |address, id: &SpiffeId| directory.as_ref().is_some_and(|known| known.expects(address, id));
-            self.pool.retire(|(address, id), standing| {
-                let is_listed = lists(*address, id);
-                standing
-                    .holds(&self.means)
-                    .err()
-                    .or_else(|| (!is_listed).then_some(Reason::Unspecified))
-            });
+            for pool in [&self.own, &self.lanes] {
+                pool.retire(|(address, id), standing| {
+                    let is_listed = lists(*address, id);
+                    standing
+                        .holds(&self.means)
+                        .err()
+                        .or_else(|| (!is_listed).then_some(Reason::Unspecified))
+                });
+            }
+            self.reaches.forget(|(address, id)| lists(*address, id));
             loads.forget(|address| directory.as_ref().is_some_and(|known| known.has(address)));
         }
     }
@@ -162,7 +188,68 @@ fn key(endpoint: &Endpoint) -> Key {
     (endpoint.address, endpoint.id.clone())
 }
 
-async fn dial(means: Arc<Means>, endpoint: Endpoint) -> Result<(ClientTunnel<TunnelIo>, Standing), Ended> {
+async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: D) -> Result<Taken, Ended>
+where
+    D: Future<Output = Result<(ClientTunnel<TunnelIo>, Standing), Ended>> + Send + 'static,
+{
+    let dialled = pool.wait_or_dial(key, dial);
+    // A box, or each stream on a warm tunnel would have room for a handshake.
+    Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
+        let address = key.0;
+        Err(Ended::failed("connect", format!("{address}: no tunnel in time")))
+    })
+}
+
+/// On a connection of its own.
+async fn dial_own(
+    means: Arc<Means>,
+    endpoint: Endpoint,
+    leave: Arc<()>,
+) -> Result<(ClientTunnel<TunnelIo>, Standing), Ended> {
+    let (tls, standing) = shake_hands(&means, &endpoint, false).await?;
+    let io = TunnelIo::counted(tls, &means.telemetry, Some(leave));
+    Ok((ClientTunnel::new(io), standing))
+}
+
+/// On a lane of a connection that others share; on one of its own where the
+/// other side knows no lanes.
+async fn dial_lane(
+    means: Arc<Means>,
+    endpoint: Endpoint,
+    reach: Arc<Reach>,
+) -> Result<(ClientTunnel<TunnelIo>, Standing), Ended> {
+    let began = Instant::now();
+    let turn = reach.turn.lock().await;
+    if let Some(lane) = reach.lane(|standing| standing.holds(&means).is_ok()) {
+        return Ok((lane.tunnel, lane.facts));
+    }
+    if reach.has_failed_since(began) {
+        // Nobody waits for one dial after the other.
+        drop(turn);
+        return dial_own(means, endpoint, reach.one_more()).await;
+    }
+    let shaken = shake_hands(&means, &endpoint, true).await;
+    let (tls, standing) = shaken.inspect_err(|_| reach.note_failure())?;
+    if !tls.has_lanes() {
+        let io = TunnelIo::counted(tls, &means.telemetry, Some(reach.one_more()));
+        return Ok((ClientTunnel::new(io), standing));
+    }
+    let (trunk, lane, driver) = Trunk::connect(TunnelIo::new(tls, &means.telemetry));
+    let address = endpoint.address;
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%address, reason = error.label(), %error, "a connection of many tunnels ended");
+        }
+    });
+    reach.add(trunk, standing);
+    Ok((ClientTunnel::new(TunnelIo::Lane(lane)), standing))
+}
+
+async fn shake_hands(
+    means: &Means,
+    endpoint: &Endpoint,
+    with_lanes: bool,
+) -> Result<(TlsStream<TcpStream>, Standing), Ended> {
     let Some(generation) = means.credentials.valid() else {
         return Err(Ended::denied(&Refusal::of(Why::NoIdentity)));
     };
@@ -171,10 +258,12 @@ async fn dial(means: Arc<Means>, endpoint: Endpoint) -> Result<(ClientTunnel<Tun
         .connect(endpoint.address)
         .await
         .map_err(|error| Ended::failed("connect", format!("{}: {error}", endpoint.address)))?;
-    let telemetry = &means.telemetry;
     let began = Instant::now();
-    let shaken = connect_tunnel(&generation, stream, &endpoint.id).await;
-    telemetry.handshake(
+    let shaken = match with_lanes {
+        true => connect_lanes(&generation, stream, &endpoint.id).await,
+        false => connect_tunnel(&generation, stream, &endpoint.id).await,
+    };
+    means.telemetry.handshake(
         shaken.as_ref().map(|_| ()).map_err(HandshakeError::label),
         began.elapsed(),
     );
@@ -182,6 +271,7 @@ async fn dial(means: Arc<Means>, endpoint: Endpoint) -> Result<(ClientTunnel<Tun
     let standing = Standing {
         generation: generation.number(),
         expires: peer.svid().not_after().min(generation.svid().not_after()),
+        is_lane: tls.has_lanes(),
     };
-    Ok((ClientTunnel::new(TunnelIo::new(tls, telemetry)), standing))
+    Ok((tls, standing))
 }

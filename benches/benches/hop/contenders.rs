@@ -20,6 +20,10 @@ pub(crate) enum Contender {
     /// The same, where connections are redirected to it as to our sidecars: what
     /// interception costs anybody.
     Redirected,
+    /// [`crate::least`], redirected, with a tunnel for each open stream.
+    Least,
+    /// The same with one tunnel for all streams.
+    Shared,
     /// No proxy: what the load, the network and the server take.
     Plain,
     /// Of here on both sides, or one, know HTTP.
@@ -31,13 +35,15 @@ pub(crate) enum Contender {
 }
 
 /// Connection by connection, in the order of the table.
-pub(crate) const TCP: [Contender; 7] = [
+pub(crate) const TCP: [Contender; 9] = [
     Contender::Watchword,
     Contender::Envoy,
     Contender::Haproxy,
     Contender::Nginx,
     Contender::Floor,
     Contender::Redirected,
+    Contender::Least,
+    Contender::Shared,
     Contender::Plain,
 ];
 /// Request by request.
@@ -61,12 +67,18 @@ impl Contender {
             Self::Nginx => "nginx",
             Self::Floor => "floor: HAProxy without TLS",
             Self::Redirected => "floor, redirected",
+            Self::Least => "the least, redirected",
+            Self::Shared => "the least, one tunnel",
             Self::Plain => "no proxies",
             Self::WatchwordHttp => "Watchword, HTTP",
             Self::EnvoyHttp1 => "Envoy, HTTP/1.1 between",
             Self::EnvoyHttp2 => "Envoy, HTTP/2 between",
             Self::EnvoyHalf => "Envoy, client's side as TCP",
         }
+    }
+
+    pub(crate) fn is_redirected(self) -> bool {
+        matches!(self, Self::Redirected | Self::Least | Self::Shared)
     }
 
     pub(crate) fn is_watchword(self) -> bool {
@@ -87,9 +99,8 @@ impl Bed {
     pub(crate) fn start(cores: Cores, contenders: &[Contender]) -> Result<Self> {
         let (ours, others): (Vec<Contender>, Vec<Contender>) =
             contenders.iter().partition(|contender| contender.is_watchword());
-        let (redirected, others): (Vec<Contender>, Vec<Contender>) = others
-            .into_iter()
-            .partition(|contender| *contender == Contender::Redirected);
+        let (redirected, others): (Vec<Contender>, Vec<Contender>) =
+            others.into_iter().partition(|contender| contender.is_redirected());
         let pairs = |of: &[Contender]| match of {
             [] => Ok(None),
             _ => Pairs::start(cores, of).map(Some),
@@ -149,7 +160,7 @@ impl Bed {
 
     fn others(&self, contender: Contender) -> Result<&Pairs> {
         let pairs = match contender {
-            Contender::Redirected => &self.redirected,
+            _ if contender.is_redirected() => &self.redirected,
             _ => &self.pairs,
         };
         pairs.as_ref().context("the contender was not started")

@@ -17,6 +17,7 @@ mod contenders;
 mod flames;
 mod gates;
 mod hold;
+mod least;
 mod load;
 mod machine;
 mod memory;
@@ -44,6 +45,10 @@ fn main() -> Result<ExitCode> {
     let words: Vec<_> = std::env::args().skip(1).collect();
     if let Some((hold::COMMAND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         hold::run(words)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some((least::COMMAND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        least::run(words)?;
         return Ok(ExitCode::SUCCESS);
     }
     let asked = Asked::read(words.into_iter())?;

@@ -27,6 +27,8 @@ enum Kind {
     Nginx,
     Floor,
     Redirected,
+    Least,
+    Shared,
 }
 
 impl Kind {
@@ -38,6 +40,8 @@ impl Kind {
             Contender::Nginx => Some(Self::Nginx),
             Contender::Floor => Some(Self::Floor),
             Contender::Redirected => Some(Self::Redirected),
+            Contender::Least => Some(Self::Least),
+            Contender::Shared => Some(Self::Shared),
             Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => None,
         }
     }
@@ -73,6 +77,20 @@ impl Kind {
                     include_str!("configs/nginx-server.conf"),
                 ],
             ),
+            Self::Least => (
+                "least",
+                [
+                    "client own 127.0.0.1:15025 198.18.7.2:15036",
+                    "server own 198.18.7.2:15037 127.0.0.1:8080",
+                ],
+            ),
+            Self::Shared => (
+                "shared",
+                [
+                    "client shared 127.0.0.1:15026 198.18.7.2:15038",
+                    "server shared 198.18.7.2:15039 127.0.0.1:8080",
+                ],
+            ),
             Self::Floor | Self::Redirected => (
                 "floor.cfg",
                 [
@@ -101,6 +119,12 @@ impl Kind {
                 return Ok(words.collect());
             }
             Self::Haproxy | Self::Floor | Self::Redirected => vec!["haproxy", "-db", "-f", config],
+            Self::Least | Self::Shared => {
+                let program = std::env::current_exe()?.display().to_string();
+                let text = fs::read_to_string(config)?;
+                let words = [program, crate::least::COMMAND.to_owned()].into_iter();
+                return Ok(words.chain(text.split(' ').map(str::to_owned)).collect());
+            }
             Self::Nginx => vec!["nginx", "-e", "stderr", "-p", folder, "-c", config],
         };
         Ok(words.into_iter().map(str::to_owned).collect())
@@ -118,6 +142,8 @@ fn dials(contender: Contender) -> &'static str {
         Contender::Nginx => "127.0.0.1:15023",
         Contender::Floor => "127.0.0.1:15024",
         Contender::Redirected => "198.18.8.2:8080",
+        Contender::Least => "198.18.8.2:8082",
+        Contender::Shared => "198.18.8.2:8083",
         Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => "198.18.7.2:8080",
     }
 }
@@ -137,7 +163,7 @@ impl Pairs {
         let folder = tempfile::Builder::new().prefix("watchword-hop-").tempdir()?;
         certificates::write(folder.path(), ["client", "server"])?;
         let network = Network::new(cores)?;
-        if contenders.contains(&Contender::Redirected) {
+        if contenders.iter().any(|contender| contender.is_redirected()) {
             network.redirect()?;
         }
         let own = server::folder(folder.path())?.display().to_string();

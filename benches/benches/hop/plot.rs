@@ -101,7 +101,7 @@ fn label(size: i32) -> TextStyle<'static> {
 fn color(contender: Contender) -> RGBColor {
     match contender {
         Contender::Watchword | Contender::WatchwordHttp => OURS,
-        Contender::Floor | Contender::Redirected | Contender::Plain => BESIDE,
+        Contender::Floor | Contender::Redirected | Contender::Least | Contender::Shared | Contender::Plain => BESIDE,
         _ => THEIRS,
     }
 }

@@ -48,7 +48,11 @@ pub(crate) fn measure(asked: &Asked, results: &mut Results) -> Result<()> {
 fn takers(load: Load, of: &[Contender]) -> Vec<Contender> {
     let is_requests = matches!(load, Load::Requests { .. });
     let takes = of.iter().filter(|contender| is_requests || TCP.contains(contender));
-    takes.copied().collect()
+    let is_least = |contender: &Contender| matches!(contender, Contender::Least | Contender::Shared);
+    takes
+        .copied()
+        .filter(|contender| !matches!(load, Load::Bulk { .. }) || !is_least(contender))
+        .collect()
 }
 
 /// What a contender's turns in a round come to. They are short, so that a minute

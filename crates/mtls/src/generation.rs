@@ -19,6 +19,8 @@ use crate::verify::{Now, SpiffeVerifier, VerifyError};
 
 /// The tunnel protocol's name in ALPN (docs/wire.md).
 pub const TUNNEL_ALPN: &[u8] = b"watchword/1";
+/// That of a connection which carries many tunnels, on lanes.
+pub const LANES_ALPN: &[u8] = b"watchword/1+lanes";
 const HTTP2_ALPN: &[u8] = b"h2";
 const HTTP1_ALPN: &[u8] = b"http/1.1";
 
@@ -56,6 +58,7 @@ pub struct Generation {
     key: Arc<CertifiedKey>,
     pub(crate) tunnel_server: Arc<ServerConfig>,
     pub(crate) tunnel_client: Arc<ClientConfig>,
+    pub(crate) lanes_client: Arc<ClientConfig>,
     foreign_server: ByProtocol<ServerConfig>,
     foreign_client: ByProtocol<ClientConfig>,
     pub(crate) control_server: Arc<ServerConfig>,
@@ -142,15 +145,16 @@ impl Generation {
         let server = |alpn: &[&[u8]]| server_config(Arc::clone(&mandatory), Arc::clone(&resolver), alpn);
         Ok(Self {
             number,
-            tunnel_server: server(&[TUNNEL_ALPN])?,
-            control_server: server_config(optional, Arc::clone(&resolver), &[HTTP2_ALPN])?,
             // A server's own order decides.
+            tunnel_server: server(&[LANES_ALPN, TUNNEL_ALPN])?,
+            control_server: server_config(optional, Arc::clone(&resolver), &[HTTP2_ALPN])?,
             foreign_server: ByProtocol {
                 any: server(&[])?,
                 http1: server(&[HTTP1_ALPN, HTTP2_ALPN])?,
                 http2: server(&[HTTP2_ALPN, HTTP1_ALPN])?,
             },
             tunnel_client: client(&[TUNNEL_ALPN])?,
+            lanes_client: client(&[LANES_ALPN, TUNNEL_ALPN])?,
             control_client: client(&[HTTP2_ALPN])?,
             foreign_client: ByProtocol {
                 any: client(&[])?,
@@ -199,6 +203,7 @@ impl Generation {
         let verifier = SpiffeVerifier::new(Arc::clone(&same.bundle), &provider(), now);
         let verifier = Arc::new(verifier);
         same.tunnel_client = client_config(Arc::clone(&verifier), None, &[TUNNEL_ALPN])?;
+        same.lanes_client = client_config(Arc::clone(&verifier), None, &[LANES_ALPN, TUNNEL_ALPN])?;
         same.foreign_client.any = client_config(verifier, None, &[])?;
         Ok(same)
     }

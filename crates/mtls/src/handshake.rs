@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::server::Acceptor;
-use rustls::{CertificateError, CommonState};
+use rustls::{CertificateError, ClientConfig, CommonState};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use watchword_identity::{SpiffeId, Svid};
 
-use crate::generation::{ForeignProtocol, Generation, TUNNEL_ALPN};
+use crate::generation::{ForeignProtocol, Generation, LANES_ALPN, TUNNEL_ALPN};
 use crate::leaf::leaf_hash;
 use crate::verify::VerifyError;
 
@@ -150,6 +150,11 @@ impl<IO> TlsStream<IO> {
         }
     }
 
+    /// Whether both ends agreed to carry many tunnels on it.
+    pub fn has_lanes(&self) -> bool {
+        self.alpn() == Some(LANES_ALPN)
+    }
+
     /// What both ends agreed to speak (ALPN).
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.inner.get_ref().1.alpn_protocol()
@@ -232,7 +237,7 @@ where
         let is_tunnel = start
             .client_hello()
             .alpn()
-            .is_some_and(|mut names| names.any(|name| name == TUNNEL_ALPN));
+            .is_some_and(|mut names| names.any(|name| name == TUNNEL_ALPN || name == LANES_ALPN));
         let config = match is_tunnel {
             true => &generation.tunnel_server,
             false => generation.foreign_server(foreign),
@@ -297,9 +302,35 @@ pub async fn connect_tunnel<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let connector = TlsConnector::from(Arc::clone(&generation.tunnel_client));
-    let stream = connect(connector, io).await?;
-    if stream.alpn() != Some(TUNNEL_ALPN) {
+    connect_sidecar(&generation.tunnel_client, io, expected).await
+}
+
+/// As [`connect_tunnel`], for a connection that carries many tunnels where the
+/// peer knows that ([`TlsStream::has_lanes`]), and one where it does not.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn connect_lanes<IO>(
+    generation: &Generation,
+    io: IO,
+    expected: &SpiffeId,
+) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    connect_sidecar(&generation.lanes_client, io, expected).await
+}
+
+async fn connect_sidecar<IO>(
+    config: &Arc<ClientConfig>,
+    io: IO,
+    expected: &SpiffeId,
+) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = connect(TlsConnector::from(Arc::clone(config)), io).await?;
+    if ![Some(TUNNEL_ALPN), Some(LANES_ALPN)].contains(&stream.alpn()) {
         return Err(HandshakeError::NotATunnel);
     }
     let peer = expect_peer(&stream, expected)?;

@@ -20,10 +20,10 @@ mod verify;
 
 pub use control::{ControlClient, accept_control};
 pub use credentials::Credentials;
-pub use generation::{ForeignProtocol, Generation, PublishError, TUNNEL_ALPN};
+pub use generation::{ForeignProtocol, Generation, LANES_ALPN, PublishError, TUNNEL_ALPN};
 pub use handshake::{
     Accepted, HANDSHAKE_DEADLINE, HandshakeError, Peer, TlsStream, accept, accept_tunnel, connect_foreign,
-    connect_tunnel,
+    connect_lanes, connect_tunnel,
 };
 pub use look::look_at_server;
 pub use outside::{OutsideClient, OutsideError, ShownCertificate, check_host};

@@ -292,6 +292,7 @@ async fn call_as_foreign(
 }
 
 const TUNNEL: &[u8] = TUNNEL_ALPN;
+const LANES: &[u8] = LANES_ALPN;
 const H1: &[u8] = b"http/1.1";
 const H2: &[u8] = b"h2";
 const ODD: &[u8] = b"spdy/3";
@@ -311,13 +312,18 @@ async fn what_a_client_offers_tells_tunnels_from_foreign_peers_and_what_is_spoke
     );
     let tunnel = Ok((true, Some(TUNNEL)));
     let foreign = |spoken| Ok((false, spoken));
-    let table: [Case<'_>; 19] = [
+    let lanes = Ok((true, Some(LANES)));
+    let table: [Case<'_>; 22] = [
         (&[TUNNEL], Any, tunnel),
         (&[TUNNEL], Http1, tunnel),
         (&[TUNNEL], Http2, tunnel),
         // Whoever can, speaks it.
         (&[H2, TUNNEL], Any, tunnel),
         (&[H1, H2, TUNNEL], Http1, tunnel),
+        // A server that knows lanes prefers them.
+        (&[LANES, TUNNEL], Any, lanes),
+        (&[H1, TUNNEL, LANES], Http1, lanes),
+        (&[LANES], Http2, lanes),
         // Nothing is said of what follows, or nothing is offered.
         (&[], Any, foreign(None)),
         (&[], Http1, foreign(None)),
@@ -355,6 +361,32 @@ async fn what_a_client_offers_tells_tunnels_from_foreign_peers_and_what_is_spoke
             Err(_) => assert_eq!(client.map(|_| ()).unwrap_err().label(), "refused-by-peer"),
         }
     }
+}
+
+#[tokio::test]
+async fn who_wants_lanes_is_content_with_a_server_that_knows_none() {
+    let authority = Authority::new("root");
+    let web = credentials(&authority.leaf(WEB), authority.bundle()).current().unwrap();
+    let orders = || {
+        credentials(&authority.leaf(ORDERS), authority.bundle())
+            .current()
+            .unwrap()
+    };
+    let mut old = orders().without_certificate().unwrap();
+    let mut config = (*old.tunnel_server).clone();
+    config.alpn_protocols = vec![TUNNEL.to_vec()];
+    old.tunnel_server = std::sync::Arc::new(config);
+    for (server, expected) in [(&*orders(), true), (&old, false)] {
+        let (near, far) = duplex(64 * 1024);
+        let expects = id(ORDERS);
+        let (client, server) = tokio::join!(connect_lanes(&web, near, &expects), accept_tunnel(server, far));
+        assert_eq!(client.unwrap().0.has_lanes(), expected);
+        assert_eq!(server.unwrap().0.has_lanes(), expected);
+    }
+    let (near, far) = duplex(64 * 1024);
+    let (expects, other) = (id(WEB), orders());
+    let (client, _) = tokio::join!(connect_lanes(&web, near, &expects), accept_tunnel(&other, far));
+    assert_eq!(client.map(|_| ()).unwrap_err().label(), "unexpected-peer");
 }
 
 #[tokio::test]

@@ -118,6 +118,15 @@ impl<T: Transport> ClientTunnel<T> {
         Self::idle(Link::new(transport, Machine::client()))
     }
 
+    /// A tunnel on a new lane of a connection that was heard of at `heard`: what
+    /// is known of the server is as old as that.
+    pub fn on_lane(lane: T, heard: Instant) -> Self {
+        Self {
+            link: Link::new(lane, Machine::client()),
+            idle_since: heard,
+        }
+    }
+
     /// Carries one call to its end. `cut` ends the stream and the tunnel at
     /// once, with its reason. Dropping the future resets the app and the
     /// tunnel.

@@ -38,6 +38,9 @@ pub enum TunnelError {
     /// More DATA before OPENED than a server buffers.
     #[error("protocol violation: more than {} bytes of DATA before OPENED", crate::EARLY_LIMIT)]
     TooMuchEarly,
+    /// A frame of a trunk that its rules forbid.
+    #[error("protocol violation on a connection of many lanes: {0}")]
+    Trunk(&'static str),
     /// A frame was begun and not finished in time.
     #[error("a frame was begun and not finished within {} s", crate::FRAME_DEADLINE.as_secs())]
     SlowFrame,
@@ -61,9 +64,12 @@ impl TunnelError {
             Self::Io(_) => "io",
             Self::Truncated => "truncated",
             Self::ClosedByPeer(_) => "closed-by-peer",
-            Self::Frame(_) | Self::Payload(_) | Self::FieldTooLong(_) | Self::Violation(_) | Self::TooMuchEarly => {
-                "protocol"
-            }
+            Self::Frame(_)
+            | Self::Payload(_)
+            | Self::FieldTooLong(_)
+            | Self::Violation(_)
+            | Self::TooMuchEarly
+            | Self::Trunk(_) => "protocol",
             Self::SlowFrame => "slow-frame",
             Self::NoEnd => "no-end",
             Self::Aborted => "aborted",

@@ -6,6 +6,8 @@
 //! [carry](ClientTunnel::carry) a [`Call`]; a server wraps its own in a
 //! [`ServerTunnel`], takes the [next](ServerTunnel::next) [`Opening`], and
 //! denies, refuses or carries it. Each hands the tunnel back when it is clean.
+//! The connection may be one of its own, or a [`Lane`] of a [`Trunk`] that many
+//! tunnels share.
 //!
 //! Invariants: knows bytes and deadlines, not policies, identities or TLS;
 //! nothing from the network panics, allocates without bound or waits without
@@ -25,6 +27,7 @@ mod pool;
 mod pump;
 mod server;
 mod timer;
+mod trunk;
 
 use std::time::Duration;
 
@@ -34,6 +37,7 @@ pub use error::{CloseReason, TunnelError};
 pub use outcome::{Closed, Owed};
 pub use pool::{Pool, Pooled};
 pub use server::{Dialled, Opening, ServerTunnel};
+pub use trunk::{Lane, MAX_LANES, Trunk};
 
 /// A [`Transport`] is given at most about so much by one write, in bytes.
 pub const LARGEST_WRITE: usize = buffer::WIDE;

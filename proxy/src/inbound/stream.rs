@@ -19,6 +19,7 @@ use crate::dial::First;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
+use crate::live_tunnels::LiveTunnel;
 use crate::mesh::Mesh;
 use crate::on_wake::OnWake;
 use crate::refusal::{Refusal, Why};
@@ -54,8 +55,15 @@ impl Admitted {
 }
 
 impl Caller {
+    /// From its first stream to its end, as long as it counts.
+    pub(super) async fn serve_tunnel(&self, tunnel: ServerTunnel<TunnelIo>, _counted: LiveTunnel) {
+        if let Err(error) = self.serve_streams(tunnel).await {
+            self.report(&error);
+        }
+    }
+
     /// One stream after the other, until the tunnel ends.
-    pub(super) async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
+    async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
         loop {
             // What is awaited by value has room in each future on the way: what is
             // pinned here, and boxed where it is rare, is held once by each tunnel.

@@ -75,6 +75,7 @@ struct Case {
     name: &'static str,
     caller: &'static str,
     service: &'static str,
+    alpn: &'static str,
     steps: Vec<Step>,
     end: End,
 }
@@ -84,6 +85,7 @@ fn case(name: &'static str, steps: Vec<Step>, end: End) -> Case {
         name,
         caller: "web",
         service: "orders",
+        alpn: "watchword/1",
         steps,
         end,
     }
@@ -118,7 +120,10 @@ fn slow(name: &'static str, bytes: Vec<u8>) -> Case {
 }
 
 fn violations() -> Vec<Case> {
-    [no_frames(), out_of_turn(), too_much()].into_iter().flatten().collect()
+    [no_frames(), out_of_turn(), too_much(), on_lanes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// What is no frame, whenever it comes.
@@ -235,6 +240,51 @@ fn too_much() -> Vec<Case> {
     ]
 }
 
+/// On a connection that many tunnels share.
+fn on_lanes() -> Vec<Case> {
+    // Frames of lanes have the same header as those of streams.
+    const OPEN_LANE: u8 = 1;
+    const DATA_OF_LANE: u8 = 2;
+    const GRANT: u8 = 5;
+    let lane = frame(OPEN_LANE, 1, &[]);
+    let with = |bytes: &[u8]| [&lane, bytes].concat();
+    let lanes: Vec<u8> = (1..=129).flat_map(|lane| frame(OPEN_LANE, lane, &[])).collect();
+    let violations = [
+        ("no frame of a lane", b"GET / HTTP/1.1\r\n\r\n".to_vec(), "too long"),
+        (
+            "a lane out of turn",
+            frame(OPEN_LANE, 3, &[]),
+            "many lanes: a lane out of turn",
+        ),
+        ("too many lanes", lanes, "many lanes: too many lanes"),
+        (
+            "bytes of no lane",
+            frame(DATA_OF_LANE, 1, b"x"),
+            "many lanes: a frame of a lane that was never opened",
+        ),
+        (
+            "a grant beyond all bounds",
+            with(&frame(GRANT, 1, &[0xff; 4])),
+            "many lanes: more is granted than any lane may have",
+        ),
+    ];
+    let told = |(name, bytes, says)| {
+        let end = End::Violation {
+            reason: "protocol",
+            says,
+            told: false,
+        };
+        case(name, vec![Send(bytes)], end)
+    };
+    let slow = slow("a frame of a lane that never ends", with(&header(DATA_OF_LANE, 100, 1)));
+    let cases = violations.into_iter().map(told).chain([slow]);
+    let on_lanes = cases.map(|case| Case {
+        alpn: "watchword/1+lanes",
+        ..case
+    });
+    on_lanes.collect()
+}
+
 /// Tiresome, and allowed.
 fn nuisances() -> Vec<Case> {
     let farewell = [frame(GOAWAY, 0, &[]), frame(OPEN, 1, &[]), frame(77, 3, b"x")].concat();
@@ -284,12 +334,12 @@ fn nuisances() -> Vec<Case> {
 /// came, and whether the tunnel ended.
 const ATTACKER: &str = r#"
 import json, select, socket, ssl, sys, time
-own_port, address, certificate = sys.argv[1:4]
-steps = sys.argv[4:]
+own_port, address, certificate, alpn = sys.argv[1:5]
+steps = sys.argv[5:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
-context.set_alpn_protocols(["watchword/1"])
+context.set_alpn_protocols([alpn])
 context.load_cert_chain(certificate)
 host, port = address.rsplit(",", 1)
 stream = context.wrap_socket(socket.create_connection((host, int(port)), 50, ("", int(own_port))))
@@ -360,7 +410,7 @@ fn carry_out(mesh: &Mesh, number: usize, case: &Case, certificates: &Certificate
     }
     let last = if matches!(case.end, End::GoesOn) { "stop" } else { "end" };
     let own_port = source_port().to_string();
-    let mut command = vec!["python3", "-c", ATTACKER, &own_port, &target, certificate];
+    let mut command = vec!["python3", "-c", ATTACKER, &own_port, &target, certificate, case.alpn];
     command.extend(steps.iter().map(String::as_str));
     command.push(last);
     let printed = watchword_tests::run(&mut on_the_switch(mesh, &command)).unwrap();

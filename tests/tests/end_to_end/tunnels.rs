@@ -25,6 +25,19 @@ fn ten_thousand_short_connections_cost_a_handful_of_handshakes() {
     assert!((1..=32).contains(&handshakes), "{handshakes} handshakes");
 }
 
+/// The first few have connections of their own; the others share some.
+#[test]
+fn what_many_apps_say_at_once_shares_a_handful_of_connections() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    let before = metric(&mesh, "web", HANDSHAKES, "");
+    let done = Load::start(&mesh, "orders", &["short", "5000", "200"]).done_without_loss(&mesh);
+    assert_eq!(done, 5000);
+    let handshakes = metric(&mesh, "web", HANDSHAKES, "") - before;
+    assert!((9..=12).contains(&handshakes), "{handshakes} handshakes");
+    let active = || metric(&mesh, "orders", "watchword_tunnels_active", "");
+    assert!((9..=12).contains(&active()), "{} connections", active());
+}
+
 /// None while it is being restarted.
 fn sidecar(mesh: &Mesh, replica: &str) -> Option<Pid> {
     let record = mesh.record().ok()?;

@@ -7,6 +7,7 @@ mod chance;
 mod costs;
 mod edges;
 mod ends;
+mod lanes;
 mod peer;
 mod pool;
 mod streams;

@@ -1,0 +1,203 @@
+//! A lane: to the tunnel on it, a connection like any other.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Kind, MAX_PAYLOAD, OUTPUT_LIMIT, Over, Shared, lock};
+use crate::edge::Transport;
+
+/// One lane of a trunk. Dropped, it is closed, or over by force where it was
+/// aborted or has something unread, as a socket would be.
+pub struct Lane {
+    shared: Arc<Mutex<Shared>>,
+    number: u32,
+    /// Where what was written on it ends in the trunk's bytes.
+    queued_to: u64,
+    is_aborted: bool,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Mutex<Shared>>, number: u32) -> Self {
+        Self {
+            shared,
+            number,
+            queued_to: 0,
+            is_aborted: false,
+        }
+    }
+
+    fn failure_in(&self, shared: &Shared) -> Option<io::Error> {
+        let is_aborted = shared.lanes.get(&self.number).is_none_or(|state| state.is_aborted);
+        match shared.over {
+            Some(Over::Failed(kind)) => Some(kind.into()),
+            _ if is_aborted => Some(io::ErrorKind::ConnectionReset.into()),
+            _ => None,
+        }
+    }
+}
+
+impl AsyncRead for Lane {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let mut guard = lock(&this.shared);
+        let shared = &mut *guard;
+        if let Some(state) = shared.lanes.get_mut(&this.number)
+            && !state.inbox.is_empty()
+        {
+            let count = state.inbox.len().min(buffer.remaining());
+            buffer.put_slice(state.inbox.bytes().get(..count).unwrap_or_default());
+            state.inbox.consume(count);
+            state.inbox.rest();
+            state.ungranted += count;
+            if state.ungranted >= state.window / 2 {
+                shared.due.push(this.number);
+                shared.wake_driver();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = this.failure_in(shared) {
+            return Poll::Ready(Err(error));
+        }
+        match shared.lanes.get_mut(&this.number) {
+            Some(state) if !state.is_ended && shared.over.is_none() => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Lane {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let mut guard = lock(&this.shared);
+        let shared = &mut *guard;
+        if let Some(error) = this.failure_in(shared) {
+            return Poll::Ready(Err(error));
+        }
+        let is_full = shared.output.len() >= OUTPUT_LIMIT;
+        let is_over = shared.over.is_some();
+        let Some(state) = shared.lanes.get_mut(&this.number) else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
+        if state.is_closed || is_over {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let count = bytes.len().min(state.credit);
+        if count == 0 || is_full {
+            state.writer = Some(cx.waker().clone());
+            if is_full {
+                shared.blocked.push(this.number);
+            }
+            return Poll::Pending;
+        }
+        state.credit -= count;
+        for piece in bytes.get(..count).unwrap_or_default().chunks(MAX_PAYLOAD) {
+            shared.say(Kind::Data, this.number, piece);
+        }
+        this.queued_to = shared.queued;
+        Poll::Ready(Ok(count))
+    }
+
+    /// What was written goes with what others write at this moment.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.shared).close(self.number);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Transport for Lane {
+    /// What waits for the driver's turn does not count: it leaves at once.
+    fn has_unsent(&self) -> bool {
+        let shared = lock(&self.shared);
+        shared.is_stuck && self.queued_to > shared.handed
+    }
+
+    fn abort(&mut self) {
+        self.is_aborted = true;
+    }
+
+    fn failure(&self) -> Option<io::Error> {
+        self.failure_in(&lock(&self.shared))
+    }
+
+    fn limit_silence(&self, limit: Option<Duration>) {
+        lock(&self.shared).be_impatient(self.number, limit.is_some());
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.shared);
+        shared.leave(self.number, self.is_aborted);
+    }
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// No more bytes come from us.
+    fn close(&mut self, lane: u32) {
+        let is_over = self.over.is_some();
+        if let Some(state) = self.lanes.get_mut(&lane)
+            && !state.is_closed
+            && !state.is_aborted
+        {
+            state.is_closed = true;
+            if !is_over {
+                self.say(Kind::Close, lane, &[]);
+            }
+        }
+    }
+
+    fn be_impatient(&mut self, lane: u32, is_impatient: bool) {
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        if std::mem::replace(&mut state.is_impatient, is_impatient) != is_impatient {
+            self.impatient = match is_impatient {
+                true => self.impatient + 1,
+                false => self.impatient.saturating_sub(1),
+            };
+            self.wake_driver();
+        }
+    }
+
+    /// Nobody holds it here any more.
+    fn leave(&mut self, lane: u32, by_force: bool) {
+        self.be_impatient(lane, false);
+        let is_over = self.over.is_some();
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        state.is_left = true;
+        (state.reader, state.writer) = (None, None);
+        if (by_force || !state.inbox.is_empty()) && !state.is_aborted && !is_over {
+            state.is_aborted = true;
+            self.say(Kind::Abort, lane, &[]);
+        } else {
+            self.close(lane);
+        }
+        if is_over {
+            self.lanes.remove(&lane);
+        } else {
+            self.tidy(lane);
+        }
+    }
+}
