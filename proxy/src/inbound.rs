@@ -106,6 +106,9 @@ fn tunnel_on(mesh: &Mesh, tls: TlsStream<TcpStream>) -> ServerTunnel<TunnelIo> {
 /// There are too many of its kind.
 async fn send_away(mesh: &Mesh, accepted: Accepted<TcpStream>) {
     match accepted {
+        Accepted::Tunnel(tls, _) if tls.has_lanes() => {
+            lanes::send_away(TunnelIo::new(tls, mesh.connections.telemetry())).await;
+        }
         Accepted::Tunnel(tls, _) => {
             let _ = tunnel_on(mesh, tls).next(ready(Reason::Limit)).await;
         }

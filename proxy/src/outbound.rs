@@ -170,8 +170,9 @@ async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -
                 let error = std::io::Error::from_raw_os_error(errno.cast_signed());
                 return Tried::Unreached(call, Ended::refused(&error.to_string()));
             }
-            End::Replay { why, call: again } if is_warm => {
+            End::Replay { why, call: again } if is_warm || standing.is_lane() => {
                 tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
+                mesh.tunnels.give_up(endpoint, standing);
                 call = again;
                 taken = mesh.tunnels.get_new(endpoint).await;
             }

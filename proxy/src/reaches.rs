@@ -9,15 +9,19 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use watchword_tunnel::{ClientTunnel, Pooled, Trunk};
 
+use crate::ended::Ended;
 use crate::tunnel_io::TunnelIo;
 use crate::tunnels::{Standing, Taken};
 
 /// Tunnels to one endpoint that have connections of their own.
 const OWN: usize = 8;
+
+/// Who knew no lanes is asked again after so long: it may be another version.
+const NO_LANES: Duration = Duration::from_secs(60);
 
 /// By endpoint. Clones share one state.
 pub(crate) struct Reaches<K>(Arc<Mutex<HashMap<K, Arc<Reach>>>>);
@@ -35,7 +39,10 @@ pub(crate) struct Reach {
 #[derive(Default)]
 struct Trunks {
     known: Vec<(Trunk, Standing)>,
-    failed: Option<Instant>,
+    /// The last dial for one that failed.
+    failed: Option<(Instant, Ended)>,
+    /// When the other side was last seen to know no lanes.
+    without: Option<Instant>,
 }
 
 impl<K: Clone + Eq + Hash> Reaches<K> {
@@ -85,12 +92,29 @@ impl Reach {
         lock(&self.trunks).known.push((trunk, standing));
     }
 
-    pub(crate) fn note_failure(&self) {
-        lock(&self.trunks).failed = Some(Instant::now());
+    /// No lane is opened on those that there are. Tunnels on them go on.
+    pub(crate) fn give_up_trunks(&self) {
+        lock(&self.trunks).known.clear();
     }
 
-    pub(crate) fn has_failed_since(&self, began: Instant) -> bool {
-        lock(&self.trunks).failed.is_some_and(|at| at >= began)
+    pub(crate) fn note_failure(&self, ended: &Ended) {
+        lock(&self.trunks).failed = Some((Instant::now(), ended.clone()));
+    }
+
+    /// How a dial for a trunk ended that was not over when one began to wait.
+    pub(crate) fn failure_since(&self, began: Instant) -> Option<Ended> {
+        let trunks = lock(&self.trunks);
+        let (at, ended) = trunks.failed.as_ref()?;
+        (*at >= began).then(|| ended.clone())
+    }
+
+    pub(crate) fn note_no_lanes(&self) {
+        lock(&self.trunks).without = Some(Instant::now());
+    }
+
+    pub(crate) fn knows_no_lanes(&self) -> bool {
+        let without = lock(&self.trunks).without;
+        without.is_some_and(|seen| seen.elapsed() < NO_LANES)
     }
 }
 

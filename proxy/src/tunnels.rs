@@ -97,7 +97,8 @@ impl Tunnels {
             return Ok(warm);
         }
         let reach = self.reaches.to(&key);
-        if let Some(leave) = reach.own() {
+        let leave = reach.own();
+        if let Some(leave) = leave.or_else(|| reach.knows_no_lanes().then(|| reach.one_more())) {
             return self.dial_own(&key, endpoint, leave).await;
         }
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
@@ -120,6 +121,13 @@ impl Tunnels {
     async fn dial_own(&self, key: &Key, endpoint: &Endpoint, leave: Arc<()>) -> Result<Taken, Ended> {
         let dial = dial_own(Arc::clone(&self.means), endpoint.clone(), leave);
         wait_or_dial(&self.own, key, dial).await
+    }
+
+    /// A tunnel was stale: nobody else is to be sent the same way.
+    pub(crate) fn give_up(&self, endpoint: &Endpoint, standing: Standing) {
+        if standing.is_lane {
+            self.reaches.to(&key(endpoint)).give_up_trunks();
+        }
     }
 
     /// For the next call.
@@ -167,6 +175,11 @@ impl Tunnels {
 }
 
 impl Standing {
+    /// Whether the tunnel shares its connection with others.
+    pub(crate) fn is_lane(self) -> bool {
+        self.is_lane
+    }
+
     /// Whether the handshake would be made the same way now. The deny-list
     /// will be asked here, too.
     fn holds(self, means: &Means) -> Result<(), Reason> {
@@ -223,14 +236,18 @@ async fn dial_lane(
     if let Some(lane) = reach.lane(|standing| standing.holds(&means).is_ok()) {
         return Ok((lane.tunnel, lane.facts));
     }
-    if reach.has_failed_since(began) {
-        // Nobody waits for one dial after the other.
+    // Nobody waits for one dial after the other.
+    if let Some(ended) = reach.failure_since(began) {
+        return Err(ended);
+    }
+    if reach.knows_no_lanes() {
         drop(turn);
         return dial_own(means, endpoint, reach.one_more()).await;
     }
     let shaken = shake_hands(&means, &endpoint, true).await;
-    let (tls, standing) = shaken.inspect_err(|_| reach.note_failure())?;
+    let (tls, standing) = shaken.inspect_err(|ended| reach.note_failure(ended))?;
     if !tls.has_lanes() {
+        reach.note_no_lanes();
         let io = TunnelIo::counted(tls, &means.telemetry, Some(reach.one_more()));
         return Ok((ClientTunnel::new(io), standing));
     }

@@ -24,6 +24,8 @@ pub(crate) enum Contender {
     Least,
     /// The same with one tunnel for all streams.
     Shared,
+    /// With TLS, and a tunnel for each open stream.
+    Encrypted,
     /// No proxy: what the load, the network and the server take.
     Plain,
     /// Of here on both sides, or one, know HTTP.
@@ -35,7 +37,7 @@ pub(crate) enum Contender {
 }
 
 /// Connection by connection, in the order of the table.
-pub(crate) const TCP: [Contender; 9] = [
+pub(crate) const TCP: [Contender; 10] = [
     Contender::Watchword,
     Contender::Envoy,
     Contender::Haproxy,
@@ -44,6 +46,7 @@ pub(crate) const TCP: [Contender; 9] = [
     Contender::Redirected,
     Contender::Least,
     Contender::Shared,
+    Contender::Encrypted,
     Contender::Plain,
 ];
 /// Request by request.
@@ -69,6 +72,7 @@ impl Contender {
             Self::Redirected => "floor, redirected",
             Self::Least => "the least, redirected",
             Self::Shared => "the least, one tunnel",
+            Self::Encrypted => "the least, encrypted",
             Self::Plain => "no proxies",
             Self::WatchwordHttp => "Watchword, HTTP",
             Self::EnvoyHttp1 => "Envoy, HTTP/1.1 between",
@@ -77,8 +81,13 @@ impl Contender {
         }
     }
 
+    /// Whether it is made for requests alone.
+    pub(crate) fn is_least(self) -> bool {
+        matches!(self, Self::Least | Self::Shared | Self::Encrypted)
+    }
+
     pub(crate) fn is_redirected(self) -> bool {
-        matches!(self, Self::Redirected | Self::Least | Self::Shared)
+        self == Self::Redirected || self.is_least()
     }
 
     pub(crate) fn is_watchword(self) -> bool {

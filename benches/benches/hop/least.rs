@@ -1,19 +1,26 @@
 //! The least that any pair of sidecars does: connections of apps, carried in
-//! frames through tunnels that are kept, without TLS, policies, deadlines or
-//! metrics. One thread, one wait for many events, one read and one write per
-//! hop and direction. What it takes is the kernel's; no sidecar takes less.
+//! frames through tunnels that are kept, without policies, deadlines or
+//! metrics, and with TLS or without. One thread, one wait for many events, one
+//! read and one write per hop and direction. What it takes is the kernel's, and
+//! that of rustls; no sidecar takes less.
 //!
 //! Invariant: it is good for what the load here does. Nothing bounds what a
 //! reader that stalls makes it keep, and an error ends the program.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Type};
+
+use encrypted::Encrypted;
+use socket::Socket;
+
+mod encrypted;
+mod socket;
 
 /// The first argument of such a program.
 pub(crate) const COMMAND: &str = "least";
@@ -24,11 +31,12 @@ const OPEN: u8 = 1;
 const DATA: u8 = 5;
 const FIN: u8 = 6;
 
-/// `client|server own|shared LISTEN DIAL`, without end.
+/// `client|server own|shared|encrypted LISTEN DIAL FOLDER`, without end; the
+/// folder has the certificates.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     watchword_benches::raise_limits();
-    let [side, tunnels, listen, dial] = words else {
-        bail!("least takes a side, whose tunnels are, and two addresses");
+    let [side, tunnels, listen, dial, folder] = words else {
+        bail!("least takes a side, a kind of tunnels, two addresses and a folder");
     };
     let poll = Poll::new()?;
     let mut listener = listen_at(listen.parse()?)?;
@@ -39,6 +47,10 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         dial: dial.parse()?,
         is_client: side == "client",
         is_shared: tunnels == "shared",
+        encrypted: match tunnels.as_str() {
+            "encrypted" => Some(Encrypted::read(folder.as_ref(), side)?),
+            _ => None,
+        },
         links: Vec::new(),
         free: Vec::new(),
         idle: Vec::new(),
@@ -50,7 +62,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
 
 /// What it accepts has the listener's options.
 fn listen_at(address: SocketAddr) -> Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
@@ -66,6 +78,7 @@ struct Carrier {
     is_client: bool,
     /// One tunnel for all streams, or one for each that is open.
     is_shared: bool,
+    encrypted: Option<Encrypted>,
     links: Vec<Option<Link>>,
     free: Vec<usize>,
     /// The client's tunnels that no stream uses.
@@ -76,7 +89,7 @@ struct Carrier {
 }
 
 struct Link {
-    socket: TcpStream,
+    socket: Socket,
     out: Vec<u8>,
     is_to_end: bool,
     end: End,
@@ -121,6 +134,9 @@ impl Carrier {
                     self.flush(index)?;
                 }
                 if event.is_readable() {
+                    if let Some(Some(link)) = self.links.get(index) {
+                        link.socket.is_readable();
+                    }
                     self.read(index, event.is_read_closed())?;
                 }
                 if !self.is_shared {
@@ -139,14 +155,24 @@ impl Carrier {
                 Err(error) => return Err(error.into()),
             };
             if !self.is_client {
-                self.add(socket, End::Tunnel(Tunnel::default()))?;
+                let socket = match &self.encrypted {
+                    Some(encrypted) => encrypted.accept(socket)?,
+                    None => Socket::Plain(socket),
+                };
+                let tunnel = self.add(socket, End::Tunnel(Tunnel::default()))?;
+                // The first frames may have come with the handshake.
+                self.read(tunnel, false)?;
                 continue;
             }
             let tunnel = match self.idle.last().copied() {
                 Some(tunnel) if self.is_shared => tunnel,
                 Some(_) => self.idle.pop().context("an idle tunnel")?,
                 None => {
-                    let tunnel = self.connect(End::Tunnel(Tunnel::default()))?;
+                    let socket = match &self.encrypted {
+                        Some(encrypted) => encrypted.connect(self.dial)?,
+                        None => self.dial()?,
+                    };
+                    let tunnel = self.add(socket, End::Tunnel(Tunnel::default()))?;
                     if self.is_shared {
                         self.idle.push(tunnel);
                     }
@@ -156,7 +182,7 @@ impl Carrier {
             self.tunnel(tunnel)?.last += 1;
             let stream = self.tunnel(tunnel)?.last;
             let app = self.add(
-                socket,
+                Socket::Plain(socket),
                 End::App(App {
                     tunnel,
                     stream,
@@ -168,19 +194,19 @@ impl Carrier {
         }
     }
 
-    fn connect(&mut self, end: End) -> Result<usize> {
+    fn dial(&self) -> Result<Socket> {
         let socket = TcpStream::connect(self.dial)?;
         socket.set_nodelay(true)?;
-        self.add(socket, end)
+        Ok(Socket::Plain(socket))
     }
 
-    fn add(&mut self, mut socket: TcpStream, end: End) -> Result<usize> {
+    fn add(&mut self, mut socket: Socket, end: End) -> Result<usize> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.links.push(None);
             self.links.len() - 1
         });
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut socket, Token(index), both)?;
+        socket.register(self.poll.registry(), Token(index), both)?;
         self.links[index] = Some(Link {
             socket,
             out: Vec::new(),
@@ -236,7 +262,7 @@ impl Carrier {
         link.out.drain(..sent);
         if link.is_to_end && link.out.is_empty() {
             link.is_to_end = false;
-            match link.socket.shutdown(Shutdown::Write) {
+            match link.socket.end() {
                 Err(error) if error.kind() == ErrorKind::NotConnected => {}
                 ended => ended?,
             }
@@ -250,6 +276,8 @@ impl Carrier {
                 return Ok(());
             };
             let is_app = matches!(link.end, End::App(_));
+            // TLS may have more, and knows itself when a read would be in vain.
+            let tells_all = matches!(link.socket, Socket::Plain(_)) && !has_ended;
             let room = self.room.len();
             let count = match link.socket.read(&mut self.room[HEADER..]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -263,7 +291,7 @@ impl Carrier {
                 self.came(index, count)?;
             }
             // Less than there is room for is all that there was.
-            if count == 0 || (count < room - HEADER && !has_ended) {
+            if count == 0 || (count < room - HEADER && tells_all) {
                 return Ok(());
             }
         }
@@ -335,11 +363,13 @@ impl Carrier {
 
     fn frame(&mut self, tunnel: usize, kind: u8, stream: u32, payload: &[u8]) -> Result<()> {
         if kind == OPEN {
-            let app = self.connect(End::App(App {
+            let app = App {
                 tunnel,
                 stream,
                 ended: [false; 2],
-            }))?;
+            };
+            let socket = self.dial()?;
+            let app = self.add(socket, End::App(app))?;
             self.tunnel(tunnel)?.streams.insert(stream, app);
             return Ok(());
         }

@@ -172,7 +172,8 @@ impl Network {
             add chain inet hop outbound { type nat hook output priority -100; }; \
             add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8080 redirect to :15024; \
             add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8082 redirect to :15025; \
-            add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8083 redirect to :15026";
+            add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8083 redirect to :15026; \
+            add rule inet hop outbound ip daddr 198.18.8.2 tcp dport 8084 redirect to :15027";
         let inbound = format!(
             "add table inet hop; \
             add chain inet hop to_the_app {{ type filter hook output priority raw; }}; \
@@ -180,7 +181,8 @@ impl Network {
             add chain inet hop inbound {{ type nat hook prerouting priority dstnat; }}; \
             add rule inet hop inbound tcp dport {FLOOR_PORT} redirect to :{REDIRECTED_TO}; \
             add rule inet hop inbound tcp dport 15036 redirect to :15037; \
-            add rule inet hop inbound tcp dport 15038 redirect to :15039"
+            add rule inet hop inbound tcp dport 15038 redirect to :15039; \
+            add rule inet hop inbound tcp dport 15040 redirect to :15041"
         );
         self.run(Side::Client, &["nft", outbound])?;
         self.run(Side::Server, &["nft", &inbound])?;

@@ -29,6 +29,7 @@ enum Kind {
     Redirected,
     Least,
     Shared,
+    Encrypted,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
             Contender::Redirected => Some(Self::Redirected),
             Contender::Least => Some(Self::Least),
             Contender::Shared => Some(Self::Shared),
+            Contender::Encrypted => Some(Self::Encrypted),
             Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => None,
         }
     }
@@ -80,15 +82,22 @@ impl Kind {
             Self::Least => (
                 "least",
                 [
-                    "client own 127.0.0.1:15025 198.18.7.2:15036",
-                    "server own 198.18.7.2:15037 127.0.0.1:8080",
+                    "client own 127.0.0.1:15025 198.18.7.2:15036 {folder}",
+                    "server own 198.18.7.2:15037 127.0.0.1:8080 {folder}",
                 ],
             ),
             Self::Shared => (
                 "shared",
                 [
-                    "client shared 127.0.0.1:15026 198.18.7.2:15038",
-                    "server shared 198.18.7.2:15039 127.0.0.1:8080",
+                    "client shared 127.0.0.1:15026 198.18.7.2:15038 {folder}",
+                    "server shared 198.18.7.2:15039 127.0.0.1:8080 {folder}",
+                ],
+            ),
+            Self::Encrypted => (
+                "encrypted",
+                [
+                    "client encrypted 127.0.0.1:15027 198.18.7.2:15040 {folder}",
+                    "server encrypted 198.18.7.2:15041 127.0.0.1:8080 {folder}",
                 ],
             ),
             Self::Floor | Self::Redirected => (
@@ -119,7 +128,7 @@ impl Kind {
                 return Ok(words.collect());
             }
             Self::Haproxy | Self::Floor | Self::Redirected => vec!["haproxy", "-db", "-f", config],
-            Self::Least | Self::Shared => {
+            Self::Least | Self::Shared | Self::Encrypted => {
                 let program = std::env::current_exe()?.display().to_string();
                 let text = fs::read_to_string(config)?;
                 let words = [program, crate::least::COMMAND.to_owned()].into_iter();
@@ -144,6 +153,7 @@ fn dials(contender: Contender) -> &'static str {
         Contender::Redirected => "198.18.8.2:8080",
         Contender::Least => "198.18.8.2:8082",
         Contender::Shared => "198.18.8.2:8083",
+        Contender::Encrypted => "198.18.8.2:8084",
         Contender::Watchword | Contender::WatchwordHttp | Contender::Plain => "198.18.7.2:8080",
     }
 }

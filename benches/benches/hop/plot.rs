@@ -101,7 +101,8 @@ fn label(size: i32) -> TextStyle<'static> {
 fn color(contender: Contender) -> RGBColor {
     match contender {
         Contender::Watchword | Contender::WatchwordHttp => OURS,
-        Contender::Floor | Contender::Redirected | Contender::Least | Contender::Shared | Contender::Plain => BESIDE,
+        Contender::Floor | Contender::Plain => BESIDE,
+        _ if contender.is_redirected() => BESIDE,
         _ => THEIRS,
     }
 }

@@ -47,12 +47,12 @@ pub(crate) fn measure(asked: &Asked, results: &mut Results) -> Result<()> {
 /// for what requests cost them.
 fn takers(load: Load, of: &[Contender]) -> Vec<Contender> {
     let is_requests = matches!(load, Load::Requests { .. });
-    let takes = of.iter().filter(|contender| is_requests || TCP.contains(contender));
-    let is_least = |contender: &Contender| matches!(contender, Contender::Least | Contender::Shared);
-    takes
-        .copied()
-        .filter(|contender| !matches!(load, Load::Bulk { .. }) || !is_least(contender))
-        .collect()
+    let is_bulk = matches!(load, Load::Bulk { .. });
+    let takes = of
+        .iter()
+        .filter(|contender| is_requests || TCP.contains(contender))
+        .filter(|contender| !(is_bulk && contender.is_least()));
+    takes.copied().collect()
 }
 
 /// What a contender's turns in a round come to. They are short, so that a minute

@@ -36,6 +36,9 @@ const OUTPUT_LIMIT: usize = 256 * 1024;
 /// With frames that no lane waits for: a peer that makes us say more without
 /// reading breaks the protocol.
 const OUTPUT_BOUND: usize = 2 * OUTPUT_LIMIT;
+/// Entries of lanes, those included that the client has aborted and that nobody
+/// here has let go of yet.
+const MOST_LANES: usize = 4 * MAX_LANES;
 const HEADER: usize = 8;
 
 /// What a frame of a trunk is.
@@ -130,9 +133,10 @@ struct Shared {
     /// The latest lane.
     last: u32,
     output: Buffer,
-    /// Bytes that were ever put into `output`, and those that the transport took.
+    /// Bytes that were ever put into `output`, and those of them that nobody but
+    /// the kernel has any more.
     queued: u64,
-    handed: u64,
+    flushed: u64,
     /// The transport did not take all that it was given.
     is_stuck: bool,
     /// Lanes that have read enough for a grant.
@@ -141,6 +145,10 @@ struct Shared {
     blocked: Vec<u32>,
     driver: Option<Waker>,
     over: Option<Over>,
+    /// Nothing can be sent any more; what the peer has said is still read.
+    write_failure: Option<io::ErrorKind>,
+    /// Lanes that somebody here holds.
+    held: usize,
     /// Lanes that are not content with silence.
     impatient: usize,
     heard: Instant,
@@ -164,6 +172,8 @@ struct State {
     is_ended: bool,
     is_closed: bool,
     is_aborted: bool,
+    /// It waits for room in the output.
+    is_blocked: bool,
     /// Not content with silence.
     is_impatient: bool,
     /// Nobody here holds it any more.
@@ -195,26 +205,37 @@ impl Shared {
             last: 0,
             output: Buffer::default(),
             queued: 0,
-            handed: 0,
+            flushed: 0,
             is_stuck: false,
             due: Vec::new(),
             blocked: Vec::new(),
             driver: None,
             over: None,
+            write_failure: None,
+            held: 0,
             impatient: 0,
             heard: Instant::now(),
         }
     }
 
     fn has_room(&self) -> bool {
-        self.over.is_none() && self.lanes.len() < MAX_LANES && self.last < u32::MAX && self.output.len() < OUTPUT_LIMIT
+        self.over.is_none()
+            && self.write_failure.is_none()
+            && self.lanes.len() < MAX_LANES
+            && self.last < u32::MAX
+            && self.output.len() < OUTPUT_LIMIT
     }
 
     fn open(&mut self) -> u32 {
         self.last += 1;
-        self.lanes.insert(self.last, State::new());
+        self.add();
         self.say(Kind::Open, self.last, &[]);
         self.last
+    }
+
+    fn add(&mut self) {
+        self.lanes.insert(self.last, State::new());
+        self.held += 1;
     }
 
     /// Queues a frame; the driver sends it once all who are about to say
@@ -286,11 +307,14 @@ impl Shared {
                 let Ok(more) = <[u8; 4]>::try_from(payload) else {
                     return violation("a grant that is not 32 bits");
                 };
-                state.credit += u32::from_be_bytes(more) as usize;
+                let more = u32::from_be_bytes(more) as usize;
+                state.credit += more;
                 if state.credit > LARGEST_WINDOW {
                     return violation("more is granted than any lane may have");
                 }
-                if let Some(writer) = state.writer.take() {
+                if more > 0
+                    && let Some(writer) = state.writer.take()
+                {
                     writer.wake();
                 }
             }
@@ -303,11 +327,13 @@ impl Shared {
         if self.is_client || Some(lane) != self.last.checked_add(1) || !payload.is_empty() {
             return violation("a lane out of turn");
         }
-        if self.lanes.len() >= MAX_LANES {
+        // One that the client has aborted is over for it.
+        let live = self.lanes.values().filter(|state| !state.is_aborted).count();
+        if live >= MAX_LANES || self.lanes.len() >= MOST_LANES {
             return violation("too many lanes");
         }
         self.last = lane;
-        self.lanes.insert(lane, State::new());
+        self.add();
         Ok(())
     }
 
@@ -342,6 +368,17 @@ impl Shared {
             if !state.is_ended && !state.is_aborted {
                 self.say(Kind::Grant, lane, &more.to_be_bytes());
             }
+        }
+    }
+
+    /// There is room again for who waits for it.
+    fn unblock(&mut self) {
+        for lane in std::mem::take(&mut self.blocked) {
+            let Some(state) = self.lanes.get_mut(&lane) else {
+                continue;
+            };
+            state.is_blocked = false;
+            state.writer.take().into_iter().for_each(Waker::wake);
         }
     }
 

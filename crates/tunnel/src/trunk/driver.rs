@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::timer::Timer;
-use crate::{FRAME_DEADLINE, SERVER_IDLE, SILENCE_LIMIT};
+use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, GOAWAY_GRACE, SERVER_IDLE, SILENCE_LIMIT};
 
 /// Reads before others have their turn.
 const READS: usize = 8;
@@ -25,12 +26,16 @@ pub(super) struct Driver<T: Transport> {
     input: Buffer,
     /// What is being sent.
     sending: Buffer,
-    needs_flush: bool,
+    /// Bytes that the transport took.
+    handed: u64,
+    /// Writing failed; what the peer still has to say is read until then.
+    write_failure: Option<(io::Error, Instant)>,
     is_impatient: bool,
     timer: Timer,
     /// A frame that was begun must be complete by then.
     frame_by: Option<Instant>,
-    /// There is no lane: one must have come by then.
+    /// How long the trunk is kept as it is, and until when.
+    patience: Option<Duration>,
     idle_by: Option<Instant>,
 }
 
@@ -41,10 +46,12 @@ impl<T: Transport> Driver<T> {
             shared,
             input: Buffer::default(),
             sending: Buffer::default(),
-            needs_flush: false,
+            handed: 0,
+            write_failure: None,
             is_impatient: false,
             timer: Timer::default(),
             frame_by: None,
+            patience: None,
             idle_by: None,
         }
     }
@@ -88,12 +95,17 @@ impl<T: Transport> Driver<T> {
             cx.waker().wake_by_ref();
         }
         self.input.rest();
-        self.send(cx)?;
-        if self.look_at_lanes() {
+        if let Err(error) = self.send(cx)? {
+            self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
+        }
+        self.look_at_lanes();
+        if self.patience == Some(Duration::ZERO) {
             return Poll::Ready(Ok(()));
         }
         loop {
-            let deadline = [self.frame_by, self.idle_by].into_iter().flatten().min();
+            let failure_by = self.write_failure.as_ref().map(|(_, by)| *by);
+            let deadlines = [self.frame_by, self.idle_by, failure_by];
+            let deadline = deadlines.into_iter().flatten().min();
             if self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
@@ -103,6 +115,11 @@ impl<T: Transport> Driver<T> {
             }
             if has_passed(self.idle_by) {
                 return Poll::Ready(Ok(()));
+            }
+            if has_passed(failure_by)
+                && let Some((error, _)) = self.write_failure.take()
+            {
+                return Poll::Ready(Err(error.into()));
             }
         }
     }
@@ -155,11 +172,41 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
-        let mut shared = lock(&self.shared);
+    /// Sends what lanes have said. The inner error: nothing can be sent any more.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<io::Result<()>, TunnelError> {
+        let shared = Arc::clone(&self.shared);
+        let mut shared = lock(&shared);
         // What is granted here needs no wake.
         shared.driver = None;
         shared.grant();
+        let sent = match &self.write_failure {
+            Some(_) => Ok(()),
+            None => self.write(cx, &mut shared),
+        };
+        if let Err(error) = &sent {
+            shared.write_failure = Some(error.kind());
+        }
+        if shared.write_failure.is_some() {
+            (self.sending, shared.output) = (Buffer::default(), Buffer::default());
+            for state in shared.lanes.values_mut() {
+                state.writer.take().into_iter().for_each(Waker::wake);
+            }
+        }
+        shared.driver = Some(cx.waker().clone());
+        self.sending.rest();
+        shared.output.rest();
+        shared.is_stuck = self.handed > shared.flushed || !self.sending.is_empty();
+        if shared.output.len() > OUTPUT_BOUND {
+            return violation("it makes us say more than it reads");
+        }
+        if shared.output.is_empty() {
+            shared.unblock();
+        }
+        Ok(sent)
+    }
+
+    /// As far as the transport takes it.
+    fn write(&mut self, cx: &mut Context<'_>, shared: &mut Shared) -> io::Result<()> {
         loop {
             if self.sending.is_empty() {
                 std::mem::swap(&mut self.sending, &mut shared.output);
@@ -168,51 +215,39 @@ impl<T: Transport> Driver<T> {
                 }
             }
             match Pin::new(&mut self.transport).poll_write(cx, self.sending.bytes())? {
-                Poll::Ready(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(count) => {
                     self.sending.consume(count);
-                    shared.handed += count as u64;
-                    self.needs_flush = true;
+                    self.handed += count as u64;
                 }
                 Poll::Pending => break,
             }
         }
-        if self.needs_flush && Pin::new(&mut self.transport).poll_flush(cx)?.is_ready() {
-            self.needs_flush = false;
-        }
-        shared.driver = Some(cx.waker().clone());
-        self.sending.rest();
-        shared.output.rest();
-        shared.is_stuck = self.needs_flush || !self.sending.is_empty();
-        if shared.output.len() > OUTPUT_BOUND {
-            return violation("it makes us say more than it reads");
-        }
-        if shared.output.is_empty() {
-            for lane in std::mem::take(&mut shared.blocked) {
-                if let Some(writer) = shared.lanes.get_mut(&lane).and_then(|state| state.writer.take()) {
-                    writer.wake();
-                }
-            }
+        if self.handed > shared.flushed && Pin::new(&mut self.transport).poll_flush(cx)?.is_ready() {
+            shared.flushed = self.handed;
         }
         Ok(())
     }
 
-    /// What they wish of the connection, and whether none is left that could come
-    /// back: only a client can open one.
-    fn look_at_lanes(&mut self) -> bool {
+    /// What they wish of the connection, and how long it is kept as it is: only
+    /// a client can open a lane, and one that we have left may never be answered.
+    fn look_at_lanes(&mut self) {
         let shared = lock(&self.shared);
         let is_impatient = shared.impatient > 0;
-        let (is_empty, is_client) = (shared.lanes.is_empty(), shared.is_client);
+        let patience = match (shared.held, shared.lanes.is_empty(), shared.is_client) {
+            (1.., _, _) => None,
+            (_, true, true) => Some(Duration::ZERO),
+            (_, true, false) => Some(SERVER_IDLE),
+            (_, false, _) => Some(GOAWAY_GRACE),
+        };
         drop(shared);
         if is_impatient != self.is_impatient {
             self.is_impatient = is_impatient;
             self.transport.limit_silence(is_impatient.then_some(SILENCE_LIMIT));
         }
-        if !is_empty {
-            self.idle_by = None;
-        } else if !is_client {
-            self.idle_by.get_or_insert_with(|| Instant::now() + SERVER_IDLE);
+        if patience != self.patience {
+            self.patience = patience;
+            self.idle_by = patience.map(|patience| Instant::now() + patience);
         }
-        is_empty && is_client
     }
 }

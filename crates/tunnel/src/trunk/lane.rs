@@ -81,7 +81,10 @@ impl AsyncWrite for Lane {
         if let Some(error) = this.failure_in(shared) {
             return Poll::Ready(Err(error));
         }
-        let is_full = shared.output.len() >= OUTPUT_LIMIT;
+        if let Some(kind) = shared.write_failure {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let room = OUTPUT_LIMIT.saturating_sub(shared.output.len());
         let is_over = shared.over.is_some();
         let Some(state) = shared.lanes.get_mut(&this.number) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -89,10 +92,10 @@ impl AsyncWrite for Lane {
         if state.is_closed || is_over {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let count = bytes.len().min(state.credit);
-        if count == 0 || is_full {
+        let count = bytes.len().min(state.credit).min(room);
+        if count == 0 {
             state.writer = Some(cx.waker().clone());
-            if is_full {
+            if room == 0 && !std::mem::replace(&mut state.is_blocked, true) {
                 shared.blocked.push(this.number);
             }
             return Poll::Pending;
@@ -120,7 +123,7 @@ impl Transport for Lane {
     /// What waits for the driver's turn does not count: it leaves at once.
     fn has_unsent(&self) -> bool {
         let shared = lock(&self.shared);
-        shared.is_stuck && self.queued_to > shared.handed
+        shared.is_stuck && self.queued_to > shared.flushed
     }
 
     fn abort(&mut self) {
@@ -188,6 +191,7 @@ impl Shared {
         };
         state.is_left = true;
         (state.reader, state.writer) = (None, None);
+        self.held = self.held.saturating_sub(1);
         if (by_force || !state.inbox.is_empty()) && !state.is_aborted && !is_over {
             state.is_aborted = true;
             self.say(Kind::Abort, lane, &[]);
@@ -198,6 +202,10 @@ impl Shared {
             self.lanes.remove(&lane);
         } else {
             self.tidy(lane);
+        }
+        if self.held == 0 {
+            // Only it knows whether the trunk goes on.
+            self.wake_driver();
         }
     }
 }

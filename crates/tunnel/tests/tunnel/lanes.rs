@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::{
-    Call, Carried, ClientTunnel, CloseReason, Closed, Dialled, End, FRAME_DEADLINE, Lane, MAX_LANES, SERVER_IDLE,
-    ServerTunnel, Trunk, TunnelError,
+    Call, Carried, ClientTunnel, CloseReason, Closed, Dialled, End, FRAME_DEADLINE, GOAWAY_GRACE, Lane, MAX_LANES,
+    SERVER_IDLE, ServerTunnel, Trunk, TunnelError,
 };
 
 use crate::edges::{Edge, edge, open, transports};
@@ -422,6 +422,64 @@ async fn a_trunk_without_lanes_is_closed_by_its_client_at_once_and_by_its_server
     let began = Instant::now();
     server.await.unwrap().unwrap();
     assert!((SERVER_IDLE..SERVER_IDLE + Duration::from_secs(1)).contains(&began.elapsed()));
+}
+
+/// The server may not have noticed yet.
+#[tokio::test]
+async fn a_lane_that_its_client_has_aborted_makes_room_for_another() {
+    let mut pair = Pair::new(transports(1 << 20));
+    let mut held = Vec::new();
+    for _ in 0..MAX_LANES {
+        held.push(pair.lane().await);
+    }
+    assert!(pair.trunk.open().is_none());
+    let (mut near, far) = held.pop().unwrap();
+    watchword_tunnel::Transport::abort(&mut near);
+    drop(near);
+    let mut another = pair.stream().await;
+    another.talk(100).await;
+    another.finish().await;
+    drop(far);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_end_is_never_answered_does_not_keep_the_trunk() {
+    let within = GOAWAY_GRACE..GOAWAY_GRACE + Duration::from_secs(1);
+    let (far, _, mut wire) = edge(1000);
+    let (server, mut lanes) = serve(far);
+    wire.write_all(&frame(OPEN, 1, &[])).await.unwrap();
+    drop(lanes.recv().await.unwrap());
+    let began = Instant::now();
+    server.await.unwrap().unwrap();
+    assert!(within.contains(&began.elapsed()));
+
+    let (near, _, _wire) = edge(1000);
+    let (trunk, first, driver) = Trunk::connect(near);
+    drop(first);
+    let began = Instant::now();
+    driver.await.unwrap();
+    assert!(within.contains(&began.elapsed()) && trunk.open().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_before_writing_failed_is_still_read() {
+    let (far, switches, mut wire) = edge(1 << 20);
+    let (server, mut lanes) = serve(far);
+    wire.write_all(&frame(OPEN, 1, &[])).await.unwrap();
+    let mut lane = lanes.recv().await.unwrap();
+    switches.unwritable.store(true, Ordering::SeqCst);
+    lane.write_all(b"an answer").await.unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert!(lane.write_all(b"more").await.is_err());
+    wire.write_all(&frame(DATA, 1, b"goodbye")).await.unwrap();
+    let mut heard = [0; 7];
+    lane.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"goodbye");
+    let error = server.await.unwrap().unwrap_err();
+    assert!(matches!(error, TunnelError::Io(_)), "{error}");
+    assert!(lane.read_exact(&mut heard).await.is_err());
 }
 
 #[tokio::test]
