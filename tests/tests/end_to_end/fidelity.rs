@@ -36,16 +36,30 @@ struct Played {
 }
 
 /// Plays the cases of a port one after the other; the ports at the same time.
-fn play(world: &dyn World, cases: &[Case]) -> Vec<Played> {
+/// So many bytes are the largest transfer, and so many other connections to each
+/// port are open meanwhile.
+fn play(world: &dyn World, cases: &[Case], (bulk, others): (u64, usize)) -> Vec<Played> {
     let pause = Duration::from_secs(from_environment(PAUSE, 3));
-    let bulk = from_environment(BULK, 1 << 30).to_string();
+    let bulk = bulk.to_string();
+    let begin = |port| {
+        let mut talk = Talk::begin(world, 0, port, pause);
+        if others > 0 {
+            let gathered = transcript(&mut talk, &format!("both crowd {others}"));
+            assert_eq!(
+                gathered.matches(&format!("{others} conversed")).count(),
+                2,
+                "{gathered}"
+            );
+        }
+        talk
+    };
     let on_port = |port: u16| -> Vec<_> {
         let mut talk = None;
         let mut is_stuck = false;
         let cases = cases.iter().filter(|case| PORTS[case.group % PORTS.len()] == port);
         cases
             .map(|case| {
-                let talk = talk.get_or_insert_with(|| Talk::begin(world, 0, port, pause));
+                let talk = talk.get_or_insert_with(|| begin(port));
                 let began = Instant::now();
                 let text = if is_stuck {
                     // Each would wait for long, too, and tell nothing new.
@@ -82,10 +96,20 @@ fn assert_equal(plain: &[Played], meshed: &[Played], log: &str) {
 
 #[test]
 fn what_both_apps_see_of_a_connection_is_the_same_with_and_without_the_mesh() {
+    assert_fidelity((from_environment(BULK, 1 << 30), 0));
+}
+
+/// The first eight to a port have connections of their own between the sidecars.
+#[test]
+fn what_both_apps_see_is_the_same_where_the_sidecars_share_a_connection_for_many() {
+    assert_fidelity((from_environment(BULK, 1 << 26), 8));
+}
+
+fn assert_fidelity(size: (u64, usize)) {
     let (plain, mesh) = (Plain::new(), mesh(1));
     let (without, with) = std::thread::scope(|scope| {
-        let without = scope.spawn(|| play(&plain, CASES));
-        let with = play(&mesh, CASES);
+        let without = scope.spawn(|| play(&plain, CASES, size));
+        let with = play(&mesh, CASES, size);
         (without.join().unwrap(), with)
     });
     assert_eq!((without.len(), with.len()), (CASES.len(), CASES.len()));
