@@ -49,7 +49,12 @@ pub(crate) fn measure(size: Size, report: &mut Report) -> Result<()> {
     held.close()?;
     bed.wait_until_idle()?;
     let kept = bed.metric("web", "watchword_tunnels_active")?;
-    report.add(PART, "idle tunnels kept after they closed", kept as f64, "")?;
+    report.add(
+        PART,
+        "idle connections of tunnels kept after they closed",
+        kept as f64,
+        "",
+    )?;
     show(report, "resident after they closed", bed.memory()?)?;
     if size.waits_for_the_end {
         wait_until_unused(&bed)?;
