@@ -61,10 +61,11 @@ impl<K: Clone + Eq + Hash> Reaches<K> {
 }
 
 impl Reach {
-    /// Leave for a connection of its own, where there are few.
+    /// Leave for a connection of its own, where there are few, or no lanes.
     pub(crate) fn own(&self) -> Option<Arc<()>> {
         // One is held here.
-        (Arc::strong_count(&self.own) <= OWN).then(|| self.one_more())
+        let are_few = Arc::strong_count(&self.own) <= OWN;
+        (are_few || self.knows_no_lanes()).then(|| self.one_more())
     }
 
     /// The same, however many there are.
@@ -112,7 +113,7 @@ impl Reach {
         lock(&self.trunks).without = Some(Instant::now());
     }
 
-    pub(crate) fn knows_no_lanes(&self) -> bool {
+    fn knows_no_lanes(&self) -> bool {
         let without = lock(&self.trunks).without;
         without.is_some_and(|seen| seen.elapsed() < NO_LANES)
     }

@@ -97,8 +97,7 @@ impl Tunnels {
             return Ok(warm);
         }
         let reach = self.reaches.to(&key);
-        let leave = reach.own();
-        if let Some(leave) = leave.or_else(|| reach.knows_no_lanes().then(|| reach.one_more())) {
+        if let Some(leave) = reach.own() {
             return self.dial_own(&key, endpoint, leave).await;
         }
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
@@ -240,9 +239,9 @@ async fn dial_lane(
     if let Some(ended) = reach.failure_since(began) {
         return Err(ended);
     }
-    if reach.knows_no_lanes() {
+    if let Some(leave) = reach.own() {
         drop(turn);
-        return dial_own(means, endpoint, reach.one_more()).await;
+        return dial_own(means, endpoint, leave).await;
     }
     let shaken = shake_hands(&means, &endpoint, true).await;
     let (tls, standing) = shaken.inspect_err(|ended| reach.note_failure(ended))?;

@@ -21,6 +21,8 @@ use crate::verify::{Now, SpiffeVerifier, VerifyError};
 pub const TUNNEL_ALPN: &[u8] = b"watchword/1";
 /// That of a connection which carries many tunnels, on lanes.
 pub const LANES_ALPN: &[u8] = b"watchword/1+lanes";
+/// What sidecars speak to each other, the preferred one first.
+pub(crate) const SIDECAR_ALPNS: [&[u8]; 2] = [LANES_ALPN, TUNNEL_ALPN];
 const HTTP2_ALPN: &[u8] = b"h2";
 const HTTP1_ALPN: &[u8] = b"http/1.1";
 
@@ -146,7 +148,7 @@ impl Generation {
         Ok(Self {
             number,
             // A server's own order decides.
-            tunnel_server: server(&[LANES_ALPN, TUNNEL_ALPN])?,
+            tunnel_server: server(&SIDECAR_ALPNS)?,
             control_server: server_config(optional, Arc::clone(&resolver), &[HTTP2_ALPN])?,
             foreign_server: ByProtocol {
                 any: server(&[])?,
@@ -154,7 +156,7 @@ impl Generation {
                 http2: server(&[HTTP2_ALPN, HTTP1_ALPN])?,
             },
             tunnel_client: client(&[TUNNEL_ALPN])?,
-            lanes_client: client(&[LANES_ALPN, TUNNEL_ALPN])?,
+            lanes_client: client(&SIDECAR_ALPNS)?,
             control_client: client(&[HTTP2_ALPN])?,
             foreign_client: ByProtocol {
                 any: client(&[])?,
@@ -203,7 +205,7 @@ impl Generation {
         let verifier = SpiffeVerifier::new(Arc::clone(&same.bundle), &provider(), now);
         let verifier = Arc::new(verifier);
         same.tunnel_client = client_config(Arc::clone(&verifier), None, &[TUNNEL_ALPN])?;
-        same.lanes_client = client_config(Arc::clone(&verifier), None, &[LANES_ALPN, TUNNEL_ALPN])?;
+        same.lanes_client = client_config(Arc::clone(&verifier), None, &SIDECAR_ALPNS)?;
         same.foreign_client.any = client_config(verifier, None, &[])?;
         Ok(same)
     }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use watchword_identity::{SpiffeId, Svid};
 
-use crate::generation::{ForeignProtocol, Generation, LANES_ALPN, TUNNEL_ALPN};
+use crate::generation::{ForeignProtocol, Generation, LANES_ALPN, SIDECAR_ALPNS};
 use crate::leaf::leaf_hash;
 use crate::verify::VerifyError;
 
@@ -237,7 +237,7 @@ where
         let is_tunnel = start
             .client_hello()
             .alpn()
-            .is_some_and(|mut names| names.any(|name| name == TUNNEL_ALPN || name == LANES_ALPN));
+            .is_some_and(|mut names| names.any(|name| SIDECAR_ALPNS.contains(&name)));
         let config = match is_tunnel {
             true => &generation.tunnel_server,
             false => generation.foreign_server(foreign),
@@ -330,7 +330,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let stream = connect(TlsConnector::from(Arc::clone(config)), io).await?;
-    if ![Some(TUNNEL_ALPN), Some(LANES_ALPN)].contains(&stream.alpn()) {
+    if !stream.alpn().is_some_and(|name| SIDECAR_ALPNS.contains(&name)) {
         return Err(HandshakeError::NotATunnel);
     }
     let peer = expect_peer(&stream, expected)?;

@@ -115,7 +115,7 @@ pub struct ClientTunnel<T: Transport> {
 impl<T: Transport> ClientTunnel<T> {
     /// A tunnel on a connection whose handshake is done.
     pub fn new(transport: T) -> Self {
-        Self::idle(Link::new(transport, Machine::client()))
+        Self::on_lane(transport, Instant::now())
     }
 
     /// A tunnel on a new lane of a connection that was heard of at `heard`: what

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::{HEADER, Lane, MAX_PAYLOAD, OUTPUT_BOUND, Over, Shared, lock, violation};
+use super::Lane;
+use super::shared::{HEADER, MAX_PAYLOAD, OUTPUT_BOUND, Over, Shared, lock, violation};
 use crate::buffer::Buffer;
 use crate::edge::Transport;
 use crate::error::TunnelError;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Kind, MAX_PAYLOAD, OUTPUT_LIMIT, Over, Shared, lock};
+use super::shared::{Kind, MAX_PAYLOAD, OUTPUT_LIMIT, Over, Shared, lock};
 use crate::edge::Transport;
 
 /// One lane of a trunk. Dropped, it is closed, or over by force where it was
@@ -85,11 +85,10 @@ impl AsyncWrite for Lane {
             return Poll::Ready(Err(kind.into()));
         }
         let room = OUTPUT_LIMIT.saturating_sub(shared.output.len());
-        let is_over = shared.over.is_some();
         let Some(state) = shared.lanes.get_mut(&this.number) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
-        if state.is_closed || is_over {
+        if state.is_closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let count = bytes.len().min(state.credit).min(room);
@@ -151,61 +150,5 @@ impl std::fmt::Debug for Lane {
         f.debug_struct("Lane")
             .field("number", &self.number)
             .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// No more bytes come from us.
-    fn close(&mut self, lane: u32) {
-        let is_over = self.over.is_some();
-        if let Some(state) = self.lanes.get_mut(&lane)
-            && !state.is_closed
-            && !state.is_aborted
-        {
-            state.is_closed = true;
-            if !is_over {
-                self.say(Kind::Close, lane, &[]);
-            }
-        }
-    }
-
-    fn be_impatient(&mut self, lane: u32, is_impatient: bool) {
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return;
-        };
-        if std::mem::replace(&mut state.is_impatient, is_impatient) != is_impatient {
-            self.impatient = match is_impatient {
-                true => self.impatient + 1,
-                false => self.impatient.saturating_sub(1),
-            };
-            self.wake_driver();
-        }
-    }
-
-    /// Nobody holds it here any more.
-    fn leave(&mut self, lane: u32, by_force: bool) {
-        self.be_impatient(lane, false);
-        let is_over = self.over.is_some();
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return;
-        };
-        state.is_left = true;
-        (state.reader, state.writer) = (None, None);
-        self.held = self.held.saturating_sub(1);
-        if (by_force || !state.inbox.is_empty()) && !state.is_aborted && !is_over {
-            state.is_aborted = true;
-            self.say(Kind::Abort, lane, &[]);
-        } else {
-            self.close(lane);
-        }
-        if is_over {
-            self.lanes.remove(&lane);
-        } else {
-            self.tidy(lane);
-        }
-        if self.held == 0 {
-            // Only it knows whether the trunk goes on.
-            self.wake_driver();
-        }
     }
 }

@@ -137,6 +137,11 @@ async fn serve_one(tunnel: ServerTunnel<Lane>, app: Edge, cut: impl Future<Outpu
     }
 }
 
+/// Where time is paused: what would never end fails.
+async fn in_time<F: Future>(ended: F) -> F::Output {
+    timeout(2 * SERVER_IDLE, ended).await.expect("in time")
+}
+
 fn frame(kind: u8, lane: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
     bytes[0] = kind;
@@ -172,6 +177,23 @@ async fn a_flow_is_granted_more_and_arrives_whole() {
     let mut stream = Pair::new(transports(100_000)).stream().await;
     stream.talk(3_000_000).await;
     stream.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_keeps_up_is_sent_more_ahead_and_no_more_than_may_be() {
+    let mut pair = Pair::new(transports(1 << 20));
+    let (mut near, mut far) = pair.lane().await;
+    let mut read = vec![0; 10_000];
+    for _ in 0..100 {
+        near.write_all(&[7; 10_000]).await.unwrap();
+        far.read_exact(&mut read).await.unwrap();
+    }
+    let mut sent = 0;
+    while let Ok(written) = timeout(Duration::from_millis(50), near.write(&[7; 10_000])).await {
+        sent += written.unwrap();
+    }
+    // Less than half of it is read and not yet granted anew.
+    assert!((LARGEST_WINDOW / 2..=LARGEST_WINDOW).contains(&sent), "{sent} bytes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,7 +286,8 @@ async fn a_lane_that_is_dropped_within_a_stream_resets_the_app_on_the_other_side
     let mut stream = pair.stream().await;
     stream.talk(100).await;
     stream.server.abort();
-    let End::Closed(closed) = stream.client.await.unwrap().end else {
+    let ended = timeout(Duration::from_secs(5), stream.client).await.expect("in time");
+    let End::Closed(closed) = ended.unwrap().end else {
         panic!("not closed");
     };
     assert!(matches!(closed.why, CloseReason::Lost(_)), "{:?}", closed.why);
@@ -412,15 +435,17 @@ async fn a_frame_that_is_not_finished_ends_the_trunk_in_time() {
 async fn a_trunk_without_lanes_is_closed_by_its_client_at_once_and_by_its_server_in_time() {
     let mut pair = Pair::new(transports(65_536));
     let lanes = [pair.lane().await, pair.lane().await];
+    let began = Instant::now();
     drop(lanes);
-    pair.client.await.unwrap().unwrap();
-    pair.server.await.unwrap().unwrap();
+    in_time(pair.client).await.unwrap().unwrap();
+    in_time(pair.server).await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1));
     assert!(pair.trunk.is_over() && pair.trunk.open().is_none());
 
     let (far, _, _wire) = edge(1000);
     let (server, _lanes) = serve(far);
     let began = Instant::now();
-    server.await.unwrap().unwrap();
+    in_time(server).await.unwrap().unwrap();
     assert!((SERVER_IDLE..SERVER_IDLE + Duration::from_secs(1)).contains(&began.elapsed()));
 }
 
@@ -450,14 +475,14 @@ async fn a_lane_whose_end_is_never_answered_does_not_keep_the_trunk() {
     wire.write_all(&frame(OPEN, 1, &[])).await.unwrap();
     drop(lanes.recv().await.unwrap());
     let began = Instant::now();
-    server.await.unwrap().unwrap();
+    in_time(server).await.unwrap().unwrap();
     assert!(within.contains(&began.elapsed()));
 
     let (near, _, _wire) = edge(1000);
     let (trunk, first, driver) = Trunk::connect(near);
     drop(first);
     let began = Instant::now();
-    driver.await.unwrap();
+    in_time(driver).await.unwrap();
     assert!(within.contains(&began.elapsed()) && trunk.open().is_none());
 }
 
@@ -551,7 +576,8 @@ async fn lanes_that_live_and_die_by_chance_never_mix() {
             tokio::join!(write, check);
         }));
         if running.len() >= 40 {
-            running.remove(roll(40)).await.unwrap();
+            let task = running.remove(roll(40));
+            timeout(Duration::from_secs(20), task).await.expect("in time").unwrap();
         }
     }
     for task in running {
@@ -576,16 +602,11 @@ async fn any_bytes_at_all_end_in_order_or_with_a_reason() {
             let payload: Vec<u8> = (0..length).map(|_| byte()).collect();
             bytes.extend(frame(byte() % 7, u32::from(byte() % 4), &payload));
         }
-        let (near, mut wire) = duplex_edge();
+        let (near, _, mut wire) = edge(1 << 16);
         let (server, lanes) = serve(near);
         wire.write_all(&bytes).await.unwrap();
         drop(wire);
         let _ = timeout(Duration::from_secs(5), server).await.expect("an end").unwrap();
         drop(lanes);
     }
-}
-
-fn duplex_edge() -> (Edge, DuplexStream) {
-    let (edge, _, far) = edge(1 << 16);
-    (edge, far)
 }
