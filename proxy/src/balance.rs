@@ -185,7 +185,8 @@ mod tests {
         ipv4.chain(ipv6)
             .map(|address| Endpoint {
                 address: address.parse().unwrap(),
-                id: SpiffeId::new("spiffe://example.org/orders").unwrap(),
+                id: Arc::new(SpiffeId::new("spiffe://example.org/orders").unwrap()),
+                id_text: "spiffe://example.org/orders".into(),
                 service: "orders".into(),
                 protocol: Protocol::Tcp,
                 peer: PeerKind::Watchword,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 use watchword_daemon::Clock;
 use watchword_policy::{Protocol, UNAUTHENTICATED};
@@ -40,7 +40,8 @@ pub(crate) struct LastDenial {
     /// Unix seconds.
     time: u64,
     direction: Direction,
-    peer: String,
+    #[serde(serialize_with = "text")]
+    peer: Arc<str>,
     /// Of the other side; as it was dialled, where we called.
     address: IpAddr,
     port: u16,
@@ -58,9 +59,14 @@ struct Open {
     direction: Direction,
     client: SocketAddr,
     dialled: SocketAddr,
-    peer: String,
+    #[serde(serialize_with = "text")]
+    peer: Arc<str>,
     /// Unix seconds.
     since: u64,
+}
+
+fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(text)
 }
 
 /// A macro, since a level must be known when the line is compiled.
@@ -96,7 +102,7 @@ pub(crate) struct Connections {
 }
 
 struct Inner {
-    own_id: Mutex<String>,
+    own_id: Mutex<Arc<str>>,
     open: Mutex<BTreeMap<u64, Open>>,
     next: AtomicU64,
     last_denial: Mutex<Option<LastDenial>>,
@@ -144,7 +150,7 @@ impl Connections {
 
     /// Who we are, for the log.
     pub(crate) fn set_own_id(&self, id: String) {
-        *lock(&self.inner.own_id) = id;
+        *lock(&self.inner.own_id) = id.into();
     }
 
     /// Records a connection at its start.
@@ -154,17 +160,17 @@ impl Connections {
             direction,
             client,
             dialled,
-            peer: String::new(),
+            peer: Arc::default(),
             since: self.unix_now(),
         };
         lock(&self.inner.open).insert(id, open);
-        self.inner.telemetry.connection_opened(direction.label());
+        self.inner.telemetry.connection_opened(direction);
         Connection {
             id,
             direction,
             client,
             dialled,
-            peer: String::new(),
+            peer: Arc::default(),
             protocol: Protocol::Tcp,
             began: Instant::now(),
             ended: false,
@@ -203,14 +209,14 @@ impl Connections {
     /// a connection goes on. With `audit` it passed.
     pub(crate) fn note_denial(
         &self,
-        (peer, address, port): (&str, IpAddr, u16),
+        (peer, address, port): (&Arc<str>, IpAddr, u16),
         (reason, by): (&'static str, &Verdict),
         (request, audit): (Option<String>, bool),
     ) {
         *lock(&self.inner.last_denial) = Some(LastDenial {
             time: self.unix_now(),
             direction: Direction::Inbound,
-            peer: peer.to_owned(),
+            peer: Arc::clone(peer),
             address,
             port,
             request,
@@ -256,7 +262,7 @@ pub(crate) struct Connection {
     direction: Direction,
     client: SocketAddr,
     dialled: SocketAddr,
-    peer: String,
+    peer: Arc<str>,
     protocol: Protocol,
     began: Instant,
     ended: bool,
@@ -265,11 +271,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Once it is known who is at the other end.
-    pub(crate) fn set_peer(&mut self, peer: String) {
+    pub(crate) fn set_peer(&mut self, peer: &Arc<str>) {
         if let Some(open) = lock(&self.connections.inner.open).get_mut(&self.id) {
-            open.peer.clone_from(&peer);
+            open.peer = Arc::clone(peer);
         }
-        self.peer = peer;
+        self.peer = Arc::clone(peer);
     }
 
     /// Once it is known what is spoken; before, its bytes are nobody's business.
@@ -281,10 +287,7 @@ impl Connection {
     pub(crate) fn forget(mut self) {
         self.ended = true;
         self.connections.inner.remove(self.id);
-        self.connections
-            .inner
-            .telemetry
-            .connection_forgotten(self.direction.label());
+        self.connections.inner.telemetry.connection_forgotten(self.direction);
     }
 
     /// The one end: log line, metrics, and no longer among the open ones.
@@ -298,10 +301,8 @@ impl Connection {
         inner.remove(self.id);
         inner
             .telemetry
-            .connection_closed(self.direction.label(), &self.peer, ended.result, ended.reason);
-        inner
-            .telemetry
-            .carried(self.direction.label(), ended.sent + ended.received);
+            .connection_closed(self.direction, &self.peer, ended.result, ended.reason);
+        inner.telemetry.carried(self.direction, ended.sent + ended.received);
         if ended.result == "denied" {
             *lock(&inner.last_denial) = Some(LastDenial {
                 time: unix_seconds(inner.clock.now()),
@@ -324,15 +325,15 @@ impl Connection {
 
     /// The access log: one line per connection.
     fn log(&self, ended: &Ended) {
-        let proved_nothing = self.peer.is_empty() || (self.peer == UNAUTHENTICATED && ended.result != "ok");
+        let proved_nothing = self.peer.is_empty() || (*self.peer == *UNAUTHENTICATED && ended.result != "ok");
         let is_strangers = self.direction == Direction::Inbound && proved_nothing;
         if is_strangers && !self.connections.may_write_of_stranger() {
             return;
         }
-        let own = lock(&self.connections.inner.own_id).clone();
+        let own = Arc::clone(&lock(&self.connections.inner.own_id));
         let (client_id, server_id) = match self.direction {
-            Direction::Inbound => (self.peer.as_str(), own.as_str()),
-            Direction::Outbound => (own.as_str(), self.peer.as_str()),
+            Direction::Inbound => (&*self.peer, &*own),
+            Direction::Outbound => (&*own, &*self.peer),
         };
         // A call that did not come to its end is what people look for, and one
         // that would not have, if audit policies were enforced.

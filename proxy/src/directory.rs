@@ -12,7 +12,9 @@ use watchword_proto::directory::{Directory, Egress, PeerKind, Protocol};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
-    pub(crate) id: SpiffeId,
+    pub(crate) id: Arc<SpiffeId>,
+    /// As text, which each call needs.
+    pub(crate) id_text: Arc<str>,
     pub(crate) service: Arc<str>,
     pub(crate) protocol: Protocol,
     pub(crate) peer: PeerKind,
@@ -55,13 +57,15 @@ impl DirectoryIndex {
             index.known.extend(&service.virtual_addresses);
             let mut by_port: HashMap<u16, Vec<Endpoint>> = HashMap::new();
             for endpoint in &service.endpoints {
+                let (id, id_text) = (Arc::new(endpoint.id.clone()), endpoint.id.to_string().into());
                 index.known.insert(endpoint.address);
                 for &port in &endpoint.ports {
                     let protocol = service.ports.get(&port).copied().unwrap_or(Protocol::Tcp);
                     let address = SocketAddr::new(endpoint.address, port);
                     let endpoint = Endpoint {
                         address,
-                        id: endpoint.id.clone(),
+                        id: Arc::clone(&id),
+                        id_text: Arc::clone(&id_text),
                         service: Arc::clone(&name),
                         protocol,
                         peer: service.peer,
@@ -110,7 +114,7 @@ impl DirectoryIndex {
     /// Whether this endpoint is listed, with this identity.
     pub(crate) fn expects(&self, address: SocketAddr, id: &SpiffeId) -> bool {
         let endpoints = self.by_address.get(&address);
-        endpoints.is_some_and(|endpoints| matches!(&endpoints[..], [only] if only.id == *id))
+        endpoints.is_some_and(|endpoints| matches!(&endpoints[..], [only] if *only.id == *id))
     }
 
     /// Whether the address is one of the mesh's workloads or services.

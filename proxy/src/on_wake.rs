@@ -1,5 +1,7 @@
 //! A future that is polled only when it was woken: for what rarely happens and
 //! stands beside work in the same task that happens all the time.
+//!
+//! Invariant: it is ready once. Whoever polls it again waits for ever.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// See the module.
 pub(crate) struct OnWake<F> {
-    future: Pin<Box<F>>,
+    future: Option<Pin<Box<F>>>,
     bell: Arc<Bell>,
     /// Of `bell`, for `future`.
     waker: Waker,
@@ -42,7 +44,7 @@ impl<F: Future> OnWake<F> {
             task: Mutex::default(),
         });
         Self {
-            future: Box::pin(future),
+            future: Some(Box::pin(future)),
             waker: Waker::from(Arc::clone(&bell)),
             bell,
             task: None,
@@ -68,7 +70,14 @@ impl<F: Future> Future for OnWake<F> {
         if !this.bell.rung.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
-        this.future.as_mut().poll(&mut Context::from_waker(&this.waker))
+        let Some(future) = &mut this.future else {
+            return Poll::Pending;
+        };
+        let polled = future.as_mut().poll(&mut Context::from_waker(&this.waker));
+        if polled.is_ready() {
+            this.future = None;
+        }
+        polled
     }
 }
 
@@ -94,7 +103,13 @@ mod tests {
             assert!(pending);
         }
         send.send(7).unwrap();
-        assert_eq!(watched.await.unwrap(), 7);
+        assert_eq!((&mut watched).await.unwrap(), 7);
+        let again = poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(Pin::new(&mut watched).poll(cx).is_pending())
+        });
+        assert!(again.await, "it is ready once");
+        drop(watched);
         assert_eq!(polls, 2);
     }
 }

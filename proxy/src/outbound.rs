@@ -84,7 +84,7 @@ fn is_this_workload(mesh: &Mesh, endpoint: &Endpoint) -> bool {
     let is_our_id = mesh
         .credentials
         .current()
-        .is_some_and(|current| *current.svid().id() == endpoint.id);
+        .is_some_and(|current| *current.svid().id() == *endpoint.id);
     is_our_id && is_local(endpoint.address.ip()).unwrap_or(false)
 }
 
@@ -103,7 +103,7 @@ async fn carry(
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
     while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
-        connection.set_peer(endpoint.id.to_string());
+        connection.set_peer(&endpoint.id_text);
         let _counted = mesh.loads.open(endpoint.address);
         if is_this_workload(mesh, &endpoint) {
             return match call.into_parts() {

@@ -2,6 +2,7 @@
 //! the number of peers that have a label of their own is bounded.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, Value};
 use watchword_mtls::Credentials;
 
+use crate::connection::Direction;
 use crate::control::freshness::Freshness;
 
 /// More peers than this share the label `other`.
@@ -19,12 +21,10 @@ const MAX_PEERS: usize = 500;
 #[derive(Clone)]
 pub(crate) struct Telemetry {
     connections: Counter<u64>,
-    active: UpDownCounter<i64>,
-    bytes: Counter<u64>,
+    often: Arc<Often>,
     handshakes: Counter<u64>,
     handshake_duration: Histogram<f64>,
     tunnels: UpDownCounter<i64>,
-    streams: Counter<u64>,
     violations: Counter<u64>,
     decisions: Counter<u64>,
     renewals: Counter<u64>,
@@ -37,7 +37,64 @@ pub(crate) struct Telemetry {
     workload_certificates: Counter<u64>,
     workload_streams: UpDownCounter<i64>,
     sds_rejections: Counter<u64>,
-    peers: Arc<Mutex<HashSet<String>>>,
+    peers: Arc<Mutex<HashSet<Arc<str>>>>,
+}
+
+/// What every connection counts, and few labels tell apart: an instrument looks
+/// its labels up each time, which costs more than the count.
+#[derive(Default)]
+struct Often {
+    inbound: Flow,
+    outbound: Flow,
+    streams: AtomicU64,
+}
+
+/// The connections of a direction.
+#[derive(Default)]
+struct Flow {
+    active: AtomicI64,
+    bytes: AtomicU64,
+}
+
+impl Often {
+    fn of(&self, direction: Direction) -> &Flow {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    /// Has the instruments ask for them whenever somebody reads the metrics.
+    fn show(self: &Arc<Self>, meter: &Meter) {
+        let labelled = [Direction::Inbound, Direction::Outbound]
+            .map(|direction| (direction, [KeyValue::new("direction", direction.label())]));
+        let (this, labels) = (Arc::clone(self), labelled.clone());
+        meter
+            .i64_observable_up_down_counter("watchword_connections_active")
+            .with_description("Connections that are open.")
+            .with_callback(move |level| {
+                for (direction, label) in &labels {
+                    level.observe(this.of(*direction).active.load(Ordering::Relaxed), label);
+                }
+            })
+            .build();
+        let (this, labels) = (Arc::clone(self), labelled);
+        meter
+            .u64_observable_counter("watchword_bytes")
+            .with_description("Bytes of the app that were carried.")
+            .with_callback(move |counter| {
+                for (direction, label) in &labels {
+                    counter.observe(this.of(*direction).bytes.load(Ordering::Relaxed), label);
+                }
+            })
+            .build();
+        let this = Arc::clone(self);
+        meter
+            .u64_observable_counter("watchword_tunnel_streams")
+            .with_description("Streams that were opened.")
+            .with_callback(move |counter| counter.observe(this.streams.load(Ordering::Relaxed), &[]))
+            .build();
+    }
 }
 
 /// Counts as open, under its labels, until it is dropped.
@@ -65,10 +122,11 @@ impl Telemetry {
     pub(crate) fn new(meter: &Meter) -> Self {
         let counter = |name, says| meter.u64_counter(name).with_description(says).build();
         let level = |name, says| meter.i64_up_down_counter(name).with_description(says).build();
+        let often = Arc::new(Often::default());
+        often.show(meter);
         Self {
+            often,
             connections: counter("watchword_connections", "Connections that ended, by how."),
-            active: level("watchword_connections_active", "Connections that are open."),
-            bytes: counter("watchword_bytes", "Bytes of the app that were carried."),
             handshakes: counter("watchword_tunnel_handshakes", "Handshakes of tunnels, by result."),
             handshake_duration: meter
                 .f64_histogram("watchword_handshake_duration")
@@ -80,7 +138,6 @@ impl Telemetry {
                 "watchword_tunnels_active",
                 "Tunnels that are open, with a stream or idle.",
             ),
-            streams: counter("watchword_tunnel_streams", "Streams that were opened."),
             violations: counter(
                 "watchword_tunnel_violations",
                 "Tunnels that were closed because the other side broke watchword/1.",
@@ -137,26 +194,26 @@ impl Telemetry {
         self.sds_rejections.add(1, &[]);
     }
 
-    pub(crate) fn connection_opened(&self, direction: &'static str) {
-        self.active.add(1, &[KeyValue::new("direction", direction)]);
+    pub(crate) fn connection_opened(&self, direction: Direction) {
+        self.often.of(direction).active.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn connection_forgotten(&self, direction: &'static str) {
-        self.active.add(-1, &[KeyValue::new("direction", direction)]);
+    pub(crate) fn connection_forgotten(&self, direction: Direction) {
+        self.often.of(direction).active.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn connection_closed(
         &self,
-        direction: &'static str,
-        peer: &str,
+        direction: Direction,
+        peer: &Arc<str>,
         result: &'static str,
         reason: &'static str,
     ) {
-        self.active.add(-1, &[KeyValue::new("direction", direction)]);
+        self.connection_forgotten(direction);
         self.connections.add(
             1,
             &[
-                KeyValue::new("direction", direction),
+                KeyValue::new("direction", direction.label()),
                 KeyValue::new("peer", self.peer_label(peer)),
                 KeyValue::new("result", result),
                 KeyValue::new("reason", reason),
@@ -164,8 +221,8 @@ impl Telemetry {
         );
     }
 
-    pub(crate) fn carried(&self, direction: &'static str, bytes: u64) {
-        self.bytes.add(bytes, &[KeyValue::new("direction", direction)]);
+    pub(crate) fn carried(&self, direction: Direction, bytes: u64) {
+        self.often.of(direction).bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Without a status: it was cut, or broken off, before it was answered.
@@ -197,7 +254,7 @@ impl Telemetry {
     }
 
     pub(crate) fn stream_opened(&self) {
-        self.streams.add(1, &[]);
+        self.often.streams.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn tunnel_violated(&self, reason: &'static str) {
@@ -236,16 +293,16 @@ impl Telemetry {
     }
 
     /// What stands for a peer: its ID, while there are not too many.
-    pub(crate) fn peer_label(&self, peer: &str) -> String {
+    pub(crate) fn peer_label(&self, peer: &Arc<str>) -> Arc<str> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if peers.contains(peer) {
-            return peer.to_owned();
+        if let Some(known) = peers.get(peer) {
+            return Arc::clone(known);
         }
         if peers.len() >= MAX_PEERS {
-            return "other".to_owned();
+            return "other".into();
         }
-        peers.insert(peer.to_owned());
-        peer.to_owned()
+        peers.insert(Arc::clone(peer));
+        Arc::clone(peer)
     }
 }
 

@@ -5,6 +5,7 @@
 //! made the same way now.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +33,7 @@ use crate::tunnel_io::TunnelIo;
 const TUNNEL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where a tunnel leads, and who answers there.
-type Key = (SocketAddr, SpiffeId);
+type Key = (SocketAddr, Arc<SpiffeId>);
 
 /// What a handshake stood on.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +104,7 @@ impl Tunnels {
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
             Some(lane) => Ok(lane),
             None => {
-                let dial = dial_lane(Arc::clone(&self.means), endpoint.clone(), reach);
+                let dial = Box::pin(dial_lane(Arc::clone(&self.means), endpoint.clone(), reach));
                 wait_or_dial(&self.lanes, &key, dial).await
             }
         }
@@ -118,7 +119,7 @@ impl Tunnels {
     }
 
     async fn dial_own(&self, key: &Key, endpoint: &Endpoint, leave: Arc<()>) -> Result<Taken, Ended> {
-        let dial = dial_own(Arc::clone(&self.means), endpoint.clone(), leave);
+        let dial = Box::pin(dial_own(Arc::clone(&self.means), endpoint.clone(), leave));
         wait_or_dial(&self.own, key, dial).await
     }
 
@@ -197,15 +198,15 @@ impl Standing {
 }
 
 fn key(endpoint: &Endpoint) -> Key {
-    (endpoint.address, endpoint.id.clone())
+    (endpoint.address, Arc::clone(&endpoint.id))
 }
 
-async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: D) -> Result<Taken, Ended>
+/// In boxes, or each stream on a warm tunnel would have room for a handshake.
+async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: Pin<Box<D>>) -> Result<Taken, Ended>
 where
     D: Future<Output = Result<(ClientTunnel<TunnelIo>, Standing), Ended>> + Send + 'static,
 {
     let dialled = pool.wait_or_dial(key, dial);
-    // A box, or each stream on a warm tunnel would have room for a handshake.
     Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
         let address = key.0;
         Err(Ended::failed("connect", format!("{address}: no tunnel in time")))

@@ -21,7 +21,7 @@ pub(crate) struct Visitor {
     pub(crate) peer: Principal,
     pub(crate) own: SpiffeId,
     /// As text, which each request needs: who calls and who is called.
-    pub(crate) peer_text: String,
+    pub(crate) peer_text: Arc<str>,
     pub(crate) own_text: String,
     /// For metrics.
     pub(crate) peer_label: Arc<str>,
@@ -50,9 +50,9 @@ impl Visitor {
     }
 
     fn with(mesh: Mesh, ends: &Ends, (peer, own): (Principal, SpiffeId), leaf: Option<[u8; 32]>) -> Self {
-        let peer_text = peer.to_string();
+        let peer_text: Arc<str> = peer.to_string().into();
         Self {
-            peer_label: mesh.connections.telemetry().peer_label(&peer_text).into(),
+            peer_label: mesh.connections.telemetry().peer_label(&peer_text),
             mesh,
             peer_text,
             own_text: own.to_string(),
@@ -76,14 +76,14 @@ impl Visitor {
     /// What it asked for was denied, or, with `audit`, would have been. To be
     /// shown to people.
     pub(crate) fn note_denial(&self, reason: &'static str, by: &Verdict, shown: (Option<String>, bool)) {
-        let called = (self.peer_text.as_str(), self.from.ip(), self.dialled.port());
+        let called = (&self.peer_text, self.from.ip(), self.dialled.port());
         self.mesh.connections.note_denial(called, (reason, by), shown);
     }
 
     /// Whose connections to the app may serve this one.
     pub(crate) fn app_key(&self) -> AppKey {
         AppKey {
-            peer: self.peer_text.clone(),
+            peer: Arc::clone(&self.peer_text),
             from: self.from.ip(),
             dialled: self.dialled,
         }

@@ -5,7 +5,7 @@
 //! app. Must not know: endpoints, pools, identities.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, timeout};
 use watchword_proto::tunnel::{Denied, Open, Reason};
@@ -157,6 +157,14 @@ impl<T: Transport> ClientTunnel<T> {
     /// The connection failed, or the server broke the protocol.
     pub async fn watch(&mut self) -> Result<IdleEnd, TunnelError> {
         poll_fn(|cx| self.poll_watch(cx)).await
+    }
+
+    /// Sends what the last stream left to be said. False: some of it waits, and
+    /// whoever watches the tunnel sends it.
+    pub(crate) fn settle(&mut self) -> bool {
+        let sent = self.link.poll_send(&mut Context::from_waker(Waker::noop())).is_ready();
+        self.link.rest();
+        sent
     }
 
     /// As [`watch`](Self::watch), for who holds the tunnel where others may

@@ -64,6 +64,6 @@ pub const GOAWAY_GRACE: Duration = Duration::from_secs(5);
 
 /// OPENED waits so long for an answer that it can go with, where the client has
 /// sent its question along with OPEN.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(1);
+const ANSWER_PATIENCE: Duration = Duration::from_millis(5);
 /// How often a side that is not being read is asked for errors.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -219,7 +219,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         let result = self.go_on(cx);
-        self.link.rest();
+        if result.is_pending() {
+            self.link.rest();
+        }
         result
     }
 

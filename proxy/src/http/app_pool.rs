@@ -41,7 +41,7 @@ struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AppKey {
     /// The caller's SPIFFE ID.
-    pub(crate) peer: String,
+    pub(crate) peer: Arc<str>,
     pub(crate) from: IpAddr,
     /// Where the app listens.
     pub(crate) dialled: SocketAddr,

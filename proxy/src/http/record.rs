@@ -49,7 +49,7 @@ macro_rules! access_line {
         level!(
             target: "access",
             direction = "inbound",
-            client_id = visitor.peer_text.as_str(),
+            client_id = &*visitor.peer_text,
             server_id = visitor.own_text.as_str(),
             client = %visitor.from,
             dialled = %visitor.dialled,

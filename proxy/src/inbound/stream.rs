@@ -64,11 +64,20 @@ impl Caller {
 
     /// One stream after the other, until the tunnel ends.
     async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
+        let mut leaving = OnWake::new(self.leaving());
+        let mut expiry = pin!(sleep_until(&self.mesh().clock, self.expires));
         loop {
             // What is awaited by value has room in each future on the way: what is
             // pinned here, and boxed where it is rare, is held once by each tunnel.
             let next = {
-                let goodbye = pin!(self.goodbye());
+                // No new stream stands on a handshake whose certificates are over
+                // or whose roots are not today's, and none begins while we stop.
+                let goodbye = pin!(async {
+                    tokio::select! {
+                        () = expiry.as_mut() => Reason::Expired,
+                        reason = &mut leaving => reason,
+                    }
+                });
                 tunnel.next(goodbye).await?
             };
             let Some(opening) = next else { return Ok(()) };
@@ -79,8 +88,8 @@ impl Caller {
                 ..
             } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
-            connection.set_peer(peer_text.clone());
-            match Box::pin(self.serve(opening, connection)).await? {
+            connection.set_peer(peer_text);
+            match Box::pin(self.serve(opening, connection, &mut leaving)).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
             }
@@ -110,17 +119,8 @@ impl Caller {
         violated
     }
 
-    /// No new stream stands on a handshake whose certificates are over or
-    /// whose roots are not today's, and none begins while we stop.
-    async fn goodbye(&self) -> Reason {
-        tokio::select! {
-            () = sleep_until(&self.mesh().clock, self.expires) => Reason::Expired,
-            reason = self.leaving() => reason,
-        }
-    }
-
-    /// The part of it that is said within a stream, too. Expiry is not: the
-    /// client sees it coming, and a timer for each open stream has its price.
+    /// Why no new stream follows that is said within a stream, too. Expiry is
+    /// not: the client sees it coming.
     async fn leaving(&self) -> Reason {
         tokio::select! {
             () = self.trust_changes() => Reason::Rotated,
@@ -142,7 +142,12 @@ impl Caller {
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.
-    async fn serve(&self, opening: Opening<TunnelIo>, mut connection: Connection) -> After {
+    async fn serve(
+        &self,
+        opening: Opening<TunnelIo>,
+        mut connection: Connection,
+        leaving: impl Future<Output = Reason> + Unpin,
+    ) -> After {
         let changes = self.mesh().snapshots.policy_changes();
         let (question, admission) = match self.admit() {
             Ok(admitted) => admitted,
@@ -159,9 +164,11 @@ impl Caller {
             changes,
         };
         match admission {
-            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))).await,
-            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)).await,
-            Admission::Requests { some_may_pass: false } => Box::pin(self.carry_requests(admitted, None)).await,
+            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision), leaving)).await,
+            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted, leaving)).await,
+            Admission::Requests { some_may_pass: false } => {
+                Box::pin(self.carry_requests(admitted, None, leaving)).await
+            }
         }
     }
 
@@ -175,11 +182,16 @@ impl Caller {
     }
 
     /// As they come.
-    async fn serve_bytes(&self, admitted: Admitted, verdict: Verdict) -> After {
-        match Box::pin(self.dial(admitted)).await {
+    async fn serve_bytes(
+        &self,
+        admitted: Admitted,
+        verdict: Verdict,
+        leaving: impl Future<Output = Reason> + Unpin,
+    ) -> After {
+        let mut cut = admitted.cut();
+        match Box::pin(self.dial(admitted, &mut cut)).await {
             Ok((admitted, app)) => {
                 self.mesh().connections.telemetry().stream_opened();
-                let (cut, leaving) = (pin!(admitted.cut()), pin!(OnWake::new(self.leaving())));
                 let (tunnel, closed) = admitted.opening.carry(app, cut, leaving).await;
                 self.settle(
                     admitted.connection,
@@ -195,18 +207,24 @@ impl Caller {
 
     /// The app is dialled first: one that can't be reached is told to the
     /// caller's sidecar, which has other replicas to try.
-    async fn serve_requests(&self, admitted: Admitted) -> After {
+    async fn serve_requests(&self, admitted: Admitted, leaving: impl Future<Output = Reason> + Unpin) -> After {
         if self.mesh().app_pool.has(&self.visitor.app_key()) {
-            return Box::pin(self.carry_requests(admitted, None)).await;
+            return Box::pin(self.carry_requests(admitted, None, leaving)).await;
         }
-        match Box::pin(self.dial(admitted)).await {
-            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
+        let cut = admitted.cut();
+        match Box::pin(self.dial(admitted, cut)).await {
+            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app), leaving)).await,
             Err(after) => after,
         }
     }
 
     /// An HTTP server stands where the app would.
-    async fn carry_requests(&self, admitted: Admitted, app: Option<TcpStream>) -> After {
+    async fn carry_requests(
+        &self,
+        admitted: Admitted,
+        app: Option<TcpStream>,
+        leaving: impl Future<Output = Reason> + Unpin,
+    ) -> After {
         self.mesh().connections.telemetry().stream_opened();
         let cut = admitted.cut();
         let (tunnel_end, server_end, news) = http::pipe();
@@ -219,7 +237,7 @@ impl Caller {
             // What it owes to the caller is under way; the tunnel says when it is there.
             pending::<()>().await;
         };
-        let carrying = admitted.opening.carry(tunnel_end, cut, OnWake::new(self.leaving()));
+        let carrying = admitted.opening.carry(tunnel_end, cut, leaving);
         let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), news).await;
         self.settle(
             admitted.connection,
@@ -231,14 +249,17 @@ impl Caller {
     }
 
     /// Dials the app. Otherwise the stream has ended.
-    async fn dial(&self, mut admitted: Admitted) -> Result<(Admitted, TcpStream), After> {
+    async fn dial(
+        &self,
+        mut admitted: Admitted,
+        cut: impl Future<Output = Reason>,
+    ) -> Result<(Admitted, TcpStream), After> {
         let Visitor { dialled, from, .. } = &*self.visitor;
-        let cut = admitted.cut();
         let first = match admitted.opening.came_with_more() {
             true => First::Us,
             false => First::Either,
         };
-        let dial = self.mesh().dialler.connect_app(*dialled, from.ip(), first);
+        let dial = pin!(self.mesh().dialler.connect_app(*dialled, from.ip(), first));
         let (opening, app) = match admitted.opening.dial(dial, cut).await {
             Dialled::Done(opening, app) => (opening, app),
             Dialled::Reset { reason, tunnel } => {

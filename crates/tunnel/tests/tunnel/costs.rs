@@ -60,7 +60,7 @@ async fn pass(from: &mut DuplexStream, to: &mut DuplexStream, bytes: &[u8]) {
     read.unwrap();
 }
 
-// OPENED waits a millisecond for the answer, which a busy machine may not have.
+// OPENED waits a few milliseconds for the answer, which a busy machine may not have.
 #[tokio::test(start_paused = true)]
 async fn a_connection_with_one_question_takes_two_packets_each_way() {
     let mut hop = Hop::start(b"?").await;

@@ -215,7 +215,8 @@ async fn an_idle_tunnel_ends_when_nobody_uses_it_or_its_server_leaves() {
     settle().await;
     assert_eq!(pool.idle(), 2);
     leaving.write(&goaway(0, Reason::Shutdown)).await;
-    leaving.expect_end(Duration::from_millis(1)).await;
+    // Who was idle for a moment only is not watched yet.
+    leaving.expect_end(Duration::from_millis(101)).await;
     assert_eq!(pool.idle(), 1);
     advance(Duration::from_secs(59)).await;
     settle().await;
@@ -223,6 +224,40 @@ async fn an_idle_tunnel_ends_when_nobody_uses_it_or_its_server_leaves() {
     let payload = peer.expect(Type::Goaway, 0).await;
     assert_eq!(decode_payload::<Goaway>(&payload).unwrap().reason(), Reason::Idle);
     assert_eq!(pool.idle(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_a_tunnel_before_it_is_watched_learns_that_its_server_has_left() {
+    let pool = Pool::default();
+    let (tunnel, mut leaving) = client_and_peer();
+    let (app, _, mut near) = edge(65_536);
+    let used = call(tunnel, app);
+    leaving.expect(Type::Open, 1).await;
+    leaving.write(&[opened(1), frame(Type::Fin, 1, b"")].concat()).await;
+    near.shutdown().await.unwrap();
+    pool.put(&"a", used.await.unwrap().tunnel.unwrap(), 1);
+    leaving.expect(Type::Fin, 1).await;
+    leaving.write(&goaway(1, Reason::Shutdown)).await;
+    let taken = pool.take(&"a", ANY).unwrap();
+    let (app, _, _near) = edge(65_536);
+    let carried = call(taken.tunnel, app).await.unwrap();
+    assert!(matches!(carried.end, End::Replay { .. }));
+    leaving.expect_end(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_gone_leaves_no_task_behind() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let pool = Pool::default();
+    let (tunnel, _peer) = client_and_peer();
+    pool.put(&"a", tunnel, 1);
+    settle().await;
+    assert_eq!(tasks(), before + 1);
+    drop(pool.take(&"a", ANY));
+    drop(pool);
+    settle().await;
+    assert_eq!(tasks(), before);
 }
 
 #[tokio::test]
