@@ -286,7 +286,7 @@ impl Caller {
             }
             Err(error) => {
                 admitted.connection.end(&Ended::refused(&error.to_string()));
-                Err(opening.refuse(errno(&error)).await)
+                Err(Box::pin(opening.refuse(errno(&error))).await)
             }
         }
     }
