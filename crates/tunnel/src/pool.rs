@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::poll_fn;
 use std::hash::Hash;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -316,27 +317,23 @@ where
     E: Send + 'static,
 {
     let pool = || inner.upgrade().map(|inner| Pool { inner });
-    let mut look_at = None;
+    let mut look = pin!(sleep_until(Instant::now()));
+    let mut is_to_look = false;
     loop {
-        let look = async {
-            match look_at {
-                Some(moment) => sleep_until(moment).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = news.notified() => {
                 // The FIN of the last stream goes with the OPEN of one that follows at once.
                 yield_now().await;
                 let Some(pool) = pool() else { return };
-                if pool.settle() && look_at.is_none() {
-                    look_at = Some(Instant::now() + UNWATCHED);
+                if pool.settle() && !is_to_look {
+                    is_to_look = true;
+                    look.as_mut().reset(Instant::now() + UNWATCHED);
                 }
             }
-            () = look => {
+            () = look.as_mut(), if is_to_look => {
                 let Some(pool) = pool() else { return };
                 pool.watch_unwatched();
-                look_at = None;
+                is_to_look = false;
             }
         }
     }
