@@ -271,11 +271,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Once it is known who is at the other end.
-    pub(crate) fn set_peer(&mut self, peer: &Arc<str>) {
+    pub(crate) fn set_peer(&mut self, peer: impl Into<Arc<str>>) {
+        self.peer = peer.into();
         if let Some(open) = lock(&self.connections.inner.open).get_mut(&self.id) {
-            open.peer = Arc::clone(peer);
+            open.peer = Arc::clone(&self.peer);
         }
-        self.peer = Arc::clone(peer);
     }
 
     /// Once it is known what is spoken; before, its bytes are nobody's business.

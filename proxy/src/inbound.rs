@@ -69,7 +69,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
         Err(ended) => return connection.end(&ended),
     };
     let Some(live) = mesh.live_tunnels.begin(from.ip(), accepted.peer().id()) else {
-        connection.set_peer(&accepted.peer().id().to_string().into());
+        connection.set_peer(accepted.peer().id().to_string());
         connection.end(&Ended::failed("limit", "its SPIFFE ID has too many connections here"));
         return send_away(mesh, accepted).await;
     };

@@ -103,7 +103,7 @@ async fn carry(
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
     while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
-        connection.set_peer(&endpoint.id_text);
+        connection.set_peer(Arc::clone(&endpoint.id_text));
         let _counted = mesh.loads.open(endpoint.address);
         if is_this_workload(mesh, &endpoint) {
             return match call.into_parts() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, Value};
 use watchword_mtls::Credentials;
 
@@ -66,27 +66,15 @@ impl Often {
 
     /// Has the instruments ask for them whenever somebody reads the metrics.
     fn show(self: &Arc<Self>, meter: &Meter) {
-        let labelled = [Direction::Inbound, Direction::Outbound]
-            .map(|direction| (direction, [KeyValue::new("direction", direction.label())]));
-        let (this, labels) = (Arc::clone(self), labelled.clone());
         meter
             .i64_observable_up_down_counter("watchword_connections_active")
             .with_description("Connections that are open.")
-            .with_callback(move |level| {
-                for (direction, label) in &labels {
-                    level.observe(this.of(*direction).active.load(Ordering::Relaxed), label);
-                }
-            })
+            .with_callback(self.by_direction(|flow| flow.active.load(Ordering::Relaxed)))
             .build();
-        let (this, labels) = (Arc::clone(self), labelled);
         meter
             .u64_observable_counter("watchword_bytes")
             .with_description("Bytes of the app that were carried.")
-            .with_callback(move |counter| {
-                for (direction, label) in &labels {
-                    counter.observe(this.of(*direction).bytes.load(Ordering::Relaxed), label);
-                }
-            })
+            .with_callback(self.by_direction(|flow| flow.bytes.load(Ordering::Relaxed)))
             .build();
         let this = Arc::clone(self);
         meter
@@ -94,6 +82,16 @@ impl Often {
             .with_description("Streams that were opened.")
             .with_callback(move |counter| counter.observe(this.streams.load(Ordering::Relaxed), &[]))
             .build();
+    }
+
+    fn by_direction<V>(self: &Arc<Self>, value: fn(&Flow) -> V) -> impl Fn(&dyn AsyncInstrument<V>) + use<V> {
+        let this = Arc::clone(self);
+        move |instrument| {
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let label = [KeyValue::new("direction", direction.label())];
+                instrument.observe(value(this.of(direction)), &label);
+            }
+        }
     }
 }
 

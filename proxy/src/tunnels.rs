@@ -5,7 +5,6 @@
 //! made the same way now.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -104,7 +103,7 @@ impl Tunnels {
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
             Some(lane) => Ok(lane),
             None => {
-                let dial = Box::pin(dial_lane(Arc::clone(&self.means), endpoint.clone(), reach));
+                let dial = dial_lane(Arc::clone(&self.means), endpoint.clone(), reach);
                 wait_or_dial(&self.lanes, &key, dial).await
             }
         }
@@ -119,7 +118,7 @@ impl Tunnels {
     }
 
     async fn dial_own(&self, key: &Key, endpoint: &Endpoint, leave: Arc<()>) -> Result<Taken, Ended> {
-        let dial = Box::pin(dial_own(Arc::clone(&self.means), endpoint.clone(), leave));
+        let dial = dial_own(Arc::clone(&self.means), endpoint.clone(), leave);
         wait_or_dial(&self.own, key, dial).await
     }
 
@@ -201,12 +200,12 @@ fn key(endpoint: &Endpoint) -> Key {
     (endpoint.address, Arc::clone(&endpoint.id))
 }
 
-/// In boxes, or each stream on a warm tunnel would have room for a handshake.
-async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: Pin<Box<D>>) -> Result<Taken, Ended>
+async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: D) -> Result<Taken, Ended>
 where
     D: Future<Output = Result<(ClientTunnel<TunnelIo>, Standing), Ended>> + Send + 'static,
 {
     let dialled = pool.wait_or_dial(key, dial);
+    // A box, or each stream on a warm tunnel would have room for a handshake.
     Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
         let address = key.0;
         Err(Ended::failed("connect", format!("{address}: no tunnel in time")))

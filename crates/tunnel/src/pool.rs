@@ -6,31 +6,24 @@
 //! are under way as callers wait; dials and idle tunnels are bounded per key.
 //! Must not know: what a key is, why a tunnel does not fit, TLS.
 
-use std::collections::{BTreeMap, HashMap};
+mod idle;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::future::poll_fn;
 use std::hash::Hash;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::task::{AbortHandle, yield_now};
-use tokio::time::{Instant, sleep_until};
 use watchword_proto::tunnel::Reason;
 
-use crate::client::{ClientTunnel, IdleEnd};
+use self::idle::{Idle, keep};
+use crate::client::ClientTunnel;
 use crate::edge::Transport;
 
 /// New tunnels to one key that are made at once.
 const MAX_DIALS: usize = 32;
 /// Idle tunnels to one key; what comes beyond is closed.
 const MAX_IDLE: usize = 1024;
-/// For so long an idle tunnel is not watched: under load it is taken before, and
-/// who takes it looks whether the server has left.
-const UNWATCHED: Duration = Duration::from_millis(100);
-
 /// A clean tunnel, with what its handshake showed.
 #[derive(Debug)]
 pub struct Pooled<T: Transport, F> {
@@ -57,9 +50,9 @@ struct Inner<K, T: Transport, F, E> {
 struct Places<K, T: Transport, F, E> {
     by_key: HashMap<K, Place<T, F, E>>,
     /// Where tunnels were given back since the keeper looked.
-    fresh: Vec<K>,
+    fresh: HashSet<K>,
     /// Where tunnels are idle that nobody watches.
-    unwatched: Vec<K>,
+    unwatched: HashSet<K>,
     has_keeper: bool,
 }
 
@@ -67,9 +60,6 @@ struct Places<K, T: Transport, F, E> {
 struct Place<T: Transport, F, E> {
     /// The last one was used last; those that are not settled come behind all others.
     idle: Vec<Idle<T, F>>,
-    /// It is among the fresh ones, and among the unwatched.
-    is_fresh: bool,
-    is_unwatched: bool,
     /// Callers in the order in which they came.
     waiting: BTreeMap<u64, Waiting<T, F, E>>,
     next_number: u64,
@@ -78,18 +68,6 @@ struct Place<T: Transport, F, E> {
 
 /// A caller who waits.
 type Waiting<T, F, E> = oneshot::Sender<Result<Pooled<T, F>, E>>;
-
-struct Idle<T: Transport, F> {
-    number: u64,
-    held: Held<T>,
-    facts: F,
-    /// What the last stream left to be said is sent.
-    is_settled: bool,
-    watcher: Option<AbortHandle>,
-}
-
-/// An idle tunnel, shared with the task that watches it; empty once taken.
-type Held<T> = Arc<Mutex<Option<ClientTunnel<T>>>>;
 
 impl<K, T, F, E> Pool<K, T, F, E>
 where
@@ -237,135 +215,14 @@ where
             return close(pooled.tunnel, Reason::Limit);
         }
         let number = place.number();
-        place.idle.push(Idle {
-            number,
-            held: Arc::new(Mutex::new(Some(pooled.tunnel))),
-            facts: pooled.facts,
-            is_settled: false,
-            watcher: None,
-        });
-        if place.is_fresh {
-            return;
+        place.idle.push(Idle::new(number, pooled.tunnel, pooled.facts));
+        if places.fresh.insert(key.clone()) {
+            self.inner.news.notify_one();
         }
-        place.is_fresh = true;
-        places.fresh.push(key.clone());
-        self.inner.news.notify_one();
         if !places.has_keeper {
             places.has_keeper = true;
             tokio::spawn(keep(Arc::downgrade(&self.inner), Arc::clone(&self.inner.news)));
         }
-    }
-
-    /// What nobody has taken since it was given back sends what it owes. Whether
-    /// there is something to be watched.
-    fn settle(&self) -> bool {
-        let mut places = lock(&self.inner.places);
-        for key in std::mem::take(&mut places.fresh) {
-            let Some(place) = places.by_key.get_mut(&key) else {
-                continue;
-            };
-            place.is_fresh = false;
-            for idle in place.idle.iter_mut().rev().take_while(|idle| !idle.is_settled) {
-                idle.is_settled = true;
-                let is_done = lock(&idle.held).as_mut().is_none_or(ClientTunnel::settle);
-                if !is_done {
-                    self.watch(&key, idle);
-                }
-            }
-            if !place.is_unwatched && !place.idle.is_empty() {
-                place.is_unwatched = true;
-                places.unwatched.push(key);
-            }
-        }
-        !places.unwatched.is_empty()
-    }
-
-    /// What is idle still is watched, each by a task of its own.
-    fn watch_unwatched(&self) {
-        let mut places = lock(&self.inner.places);
-        for key in std::mem::take(&mut places.unwatched) {
-            let Some(place) = places.by_key.get_mut(&key) else {
-                continue;
-            };
-            place.is_unwatched = false;
-            for idle in place.idle.iter_mut().filter(|idle| idle.watcher.is_none()) {
-                self.watch(&key, idle);
-            }
-        }
-    }
-
-    fn watch(&self, key: &K, idle: &mut Idle<T, F>) {
-        let watch = watch(self.clone(), key.clone(), idle.number, Arc::clone(&idle.held));
-        idle.watcher = Some(tokio::spawn(watch).abort_handle());
-    }
-
-    fn forget(&self, key: &K, number: u64) {
-        let mut places = lock(&self.inner.places);
-        if let Some(place) = places.by_key.get_mut(key) {
-            place.idle.retain(|idle| idle.number != number);
-        }
-        places.tidy(key);
-    }
-}
-
-/// Sees to tunnels that were given back and not taken, as long as there is a pool.
-async fn keep<K, T, F, E>(inner: Weak<Inner<K, T, F, E>>, news: Arc<Notify>)
-where
-    K: Clone + Eq + Hash + Send + 'static,
-    T: Transport + Send + 'static,
-    F: Send + 'static,
-    E: Send + 'static,
-{
-    let pool = || inner.upgrade().map(|inner| Pool { inner });
-    let mut look = pin!(sleep_until(Instant::now()));
-    let mut is_to_look = false;
-    loop {
-        tokio::select! {
-            () = news.notified() => {
-                // The FIN of the last stream goes with the OPEN of one that follows at once.
-                yield_now().await;
-                let Some(pool) = pool() else { return };
-                if pool.settle() && !is_to_look {
-                    is_to_look = true;
-                    look.as_mut().reset(Instant::now() + UNWATCHED);
-                }
-            }
-            () = look.as_mut(), if is_to_look => {
-                let Some(pool) = pool() else { return };
-                pool.watch_unwatched();
-                is_to_look = false;
-            }
-        }
-    }
-}
-
-/// Watches an idle tunnel until it is taken or of no use any more.
-async fn watch<K, T, F, E>(pool: Pool<K, T, F, E>, key: K, number: u64, held: Held<T>)
-where
-    K: Clone + Eq + Hash + Send + 'static,
-    T: Transport + Send + 'static,
-    F: Send + 'static,
-    E: Send + 'static,
-{
-    let end = poll_fn(|cx| match lock(&held).as_mut() {
-        Some(tunnel) => tunnel.poll_watch(cx).map(Some),
-        None => Poll::Ready(None),
-    })
-    .await;
-    let tunnel = lock(&held).take();
-    pool.forget(&key, number);
-    if let (Some(tunnel), Some(Ok(IdleEnd::Unused))) = (tunnel, end) {
-        tunnel.close(Reason::Idle).await;
-    }
-}
-
-impl<T: Transport, F> Idle<T, F> {
-    /// The tunnel, unless its watcher has it; nobody watches it any more.
-    fn take(&self) -> Option<ClientTunnel<T>> {
-        if let Some(watcher) = &self.watcher {
-            watcher.abort();
-        }
-        lock(&self.held).take()
     }
 }
 
@@ -406,8 +263,6 @@ impl<T: Transport, F, E> Default for Place<T, F, E> {
     fn default() -> Self {
         Self {
             idle: Vec::new(),
-            is_fresh: false,
-            is_unwatched: false,
             waiting: BTreeMap::new(),
             next_number: 0,
             dials: Arc::new(Semaphore::new(MAX_DIALS)),
@@ -420,8 +275,8 @@ impl<K, T: Transport, F, E> Default for Pool<K, T, F, E> {
         let inner = Inner {
             places: Mutex::new(Places {
                 by_key: HashMap::new(),
-                fresh: Vec::new(),
-                unwatched: Vec::new(),
+                fresh: HashSet::new(),
+                unwatched: HashSet::new(),
                 has_keeper: false,
             }),
             news: Arc::default(),

@@ -25,7 +25,7 @@ pub(super) async fn serve(
     ends: &Ends,
     mut connection: Connection,
 ) {
-    connection.set_peer(&peer.id().to_string().into());
+    connection.set_peer(peer.id().to_string());
     let mut caller = ForeignTls::new(tls);
     let protocol = match mesh.snapshots.declared(ends.dialled) {
         Ok(protocol) => protocol,

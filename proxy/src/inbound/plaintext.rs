@@ -67,12 +67,12 @@ pub(super) async fn serve_unless_tls(
         Heard::Plaintext(app) => app,
         Heard::Refused(ended) => {
             stream.abort();
-            connection.set_peer(&UNAUTHENTICATED.into());
+            connection.set_peer(UNAUTHENTICATED);
             connection.end(&ended);
             return None;
         }
     };
-    connection.set_peer(&UNAUTHENTICATED.into());
+    connection.set_peer(UNAUTHENTICATED);
     connection.set_protocol(question.protocol);
     let limits = Limits {
         goodbye: pending(),

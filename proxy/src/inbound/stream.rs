@@ -39,14 +39,18 @@ pub(super) struct Caller {
 type After = Result<Option<ServerTunnel<TunnelIo>>, TunnelError>;
 
 /// A stream that was let in, and what it takes to watch over it.
-struct Admitted {
+struct Admitted<'a> {
     opening: Opening<TunnelIo>,
     connection: Connection,
     question: Question,
     changes: Receiver<u64>,
+    leaving: Leaving<'a>,
 }
 
-impl Admitted {
+/// Why no stream may follow; a tunnel has one for all of its streams.
+type Leaving<'a> = &'a mut (dyn Future<Output = Reason> + Send + Unpin);
+
+impl Admitted<'_> {
     /// Resolves when policies have changed so that the stream would be denied.
     fn cut(&self) -> impl Future<Output = Reason> + use<> {
         let (question, changes) = (self.question.clone(), self.changes.clone());
@@ -88,7 +92,7 @@ impl Caller {
                 ..
             } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
-            connection.set_peer(peer_text);
+            connection.set_peer(Arc::clone(peer_text));
             match Box::pin(self.serve(opening, connection, &mut leaving)).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
@@ -119,8 +123,7 @@ impl Caller {
         violated
     }
 
-    /// Why no new stream follows that is said within a stream, too. Expiry is
-    /// not: the client sees it coming.
+    /// What is said within a stream, too. Expiry is not: the client sees it coming.
     async fn leaving(&self) -> Reason {
         tokio::select! {
             () = self.trust_changes() => Reason::Rotated,
@@ -142,12 +145,7 @@ impl Caller {
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.
-    async fn serve(
-        &self,
-        opening: Opening<TunnelIo>,
-        mut connection: Connection,
-        leaving: impl Future<Output = Reason> + Unpin,
-    ) -> After {
+    async fn serve(&self, opening: Opening<TunnelIo>, mut connection: Connection, leaving: Leaving<'_>) -> After {
         let changes = self.mesh().snapshots.policy_changes();
         let (question, admission) = match self.admit() {
             Ok(admitted) => admitted,
@@ -162,13 +160,12 @@ impl Caller {
             connection,
             question,
             changes,
+            leaving,
         };
         match admission {
-            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision), leaving)).await,
-            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted, leaving)).await,
-            Admission::Requests { some_may_pass: false } => {
-                Box::pin(self.carry_requests(admitted, None, leaving)).await
-            }
+            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))).await,
+            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)).await,
+            Admission::Requests { some_may_pass: false } => Box::pin(self.carry_requests(admitted, None)).await,
         }
     }
 
@@ -182,17 +179,12 @@ impl Caller {
     }
 
     /// As they come.
-    async fn serve_bytes(
-        &self,
-        admitted: Admitted,
-        verdict: Verdict,
-        leaving: impl Future<Output = Reason> + Unpin,
-    ) -> After {
+    async fn serve_bytes(&self, admitted: Admitted<'_>, verdict: Verdict) -> After {
         let mut cut = admitted.cut();
         match Box::pin(self.dial(admitted, &mut cut)).await {
             Ok((admitted, app)) => {
                 self.mesh().connections.telemetry().stream_opened();
-                let (tunnel, closed) = admitted.opening.carry(app, cut, leaving).await;
+                let (tunnel, closed) = admitted.opening.carry(app, cut, admitted.leaving).await;
                 self.settle(
                     admitted.connection,
                     closed,
@@ -207,24 +199,19 @@ impl Caller {
 
     /// The app is dialled first: one that can't be reached is told to the
     /// caller's sidecar, which has other replicas to try.
-    async fn serve_requests(&self, admitted: Admitted, leaving: impl Future<Output = Reason> + Unpin) -> After {
+    async fn serve_requests(&self, admitted: Admitted<'_>) -> After {
         if self.mesh().app_pool.has(&self.visitor.app_key()) {
-            return Box::pin(self.carry_requests(admitted, None, leaving)).await;
+            return Box::pin(self.carry_requests(admitted, None)).await;
         }
         let cut = admitted.cut();
         match Box::pin(self.dial(admitted, cut)).await {
-            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app), leaving)).await,
+            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
             Err(after) => after,
         }
     }
 
     /// An HTTP server stands where the app would.
-    async fn carry_requests(
-        &self,
-        admitted: Admitted,
-        app: Option<TcpStream>,
-        leaving: impl Future<Output = Reason> + Unpin,
-    ) -> After {
+    async fn carry_requests(&self, admitted: Admitted<'_>, app: Option<TcpStream>) -> After {
         self.mesh().connections.telemetry().stream_opened();
         let cut = admitted.cut();
         let (tunnel_end, server_end, news) = http::pipe();
@@ -237,7 +224,7 @@ impl Caller {
             // What it owes to the caller is under way; the tunnel says when it is there.
             pending::<()>().await;
         };
-        let carrying = admitted.opening.carry(tunnel_end, cut, leaving);
+        let carrying = admitted.opening.carry(tunnel_end, cut, admitted.leaving);
         let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), news).await;
         self.settle(
             admitted.connection,
@@ -249,17 +236,17 @@ impl Caller {
     }
 
     /// Dials the app. Otherwise the stream has ended.
-    async fn dial(
+    async fn dial<'a>(
         &self,
-        mut admitted: Admitted,
+        mut admitted: Admitted<'a>,
         cut: impl Future<Output = Reason>,
-    ) -> Result<(Admitted, TcpStream), After> {
+    ) -> Result<(Admitted<'a>, TcpStream), After> {
         let Visitor { dialled, from, .. } = &*self.visitor;
         let first = match admitted.opening.came_with_more() {
             true => First::Us,
             false => First::Either,
         };
-        let dial = pin!(self.mesh().dialler.connect_app(*dialled, from.ip(), first));
+        let dial = self.mesh().dialler.connect_app(*dialled, from.ip(), first);
         let (opening, app) = match admitted.opening.dial(dial, cut).await {
             Dialled::Done(opening, app) => (opening, app),
             Dialled::Reset { reason, tunnel } => {
@@ -286,7 +273,7 @@ impl Caller {
             }
             Err(error) => {
                 admitted.connection.end(&Ended::refused(&error.to_string()));
-                Err(Box::pin(opening.refuse(errno(&error))).await)
+                Err(opening.refuse(errno(&error)).await)
             }
         }
     }

@@ -30,7 +30,7 @@ pub(crate) async fn serve_self(
         return ended;
     };
     let own = generation.svid().id();
-    connection.set_peer(&own.to_string().into());
+    connection.set_peer(own.to_string());
     connection.set_protocol(protocol);
     let ends = Ends {
         from,

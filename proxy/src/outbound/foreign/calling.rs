@@ -39,7 +39,7 @@ impl Calling<'_> {
         let mut choice = Choice::new(Arc::clone(&self.endpoints), self.dialled);
         let mut last = Ended::failed("no-endpoint", "");
         while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
-            self.connection.set_peer(&endpoint.id_text);
+            self.connection.set_peer(Arc::clone(&endpoint.id_text));
             let counted = mesh.loads.open(endpoint.address);
             match connect(mesh, &endpoint, spoken).await {
                 Ok((stream, end)) => {
