@@ -104,10 +104,8 @@ mod tests {
         }
         send.send(7).unwrap();
         assert_eq!((&mut watched).await.unwrap(), 7);
-        let again = poll_fn(|cx| {
-            cx.waker().wake_by_ref();
-            Poll::Ready(Pin::new(&mut watched).poll(cx).is_pending())
-        });
+        watched.waker.wake_by_ref();
+        let again = poll_fn(|cx| Poll::Ready(Pin::new(&mut watched).poll(cx).is_pending()));
         assert!(again.await, "it is ready once");
         drop(watched);
         assert_eq!(polls, 2);
