@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nix::libc::{EAGAIN, EINPROGRESS, ENOTCONN, ETIMEDOUT, MSG_NOSIGNAL};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::config::{APP_MARK, DialFrom, Interception, LOCAL_MARK, LoopProtection, PROXY_MARK};
@@ -43,15 +44,6 @@ const TRIAL_CALLERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
-
-/// Who sends first on a connection that is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum First {
-    /// We do, at once.
-    Us,
-    /// Nobody knows.
-    Either,
-}
 
 /// How to dial without being captured, and where the app sees calls come from.
 #[derive(Clone, Copy, Debug)]
@@ -120,19 +112,65 @@ impl Dialler {
 
     /// Connects to the app for a caller, whose address must be that of the
     /// connection which it made, never one that it told.
-    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr, first: First) -> io::Result<TcpStream> {
+    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
+        connect_to_app(self.app_socket(to, caller)?, to).await
+    }
+
+    /// The same, with something to be sent at once: the handshake's last packet
+    /// waits for it, and goes with it.
+    pub(crate) async fn connect_app_to_send(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
+        let socket = self.app_socket(to, caller)?;
+        delay_acknowledgement(&socket);
+        connect_to_app(socket, to).await
+    }
+
+    /// The same, and sends what it can of it, since an app on this machine is
+    /// connected to at once as a rule: how much that is, and the connection. It
+    /// is guarded ([`AppStream::guard`]), and made for sure where some was sent.
+    ///
+    /// [`AppStream::guard`]: watchword_tunnel::AppStream::guard
+    pub(crate) fn call_app(
+        &self,
+        (to, caller): (SocketAddr, IpAddr),
+        first: &[u8],
+    ) -> (usize, impl Future<Output = io::Result<TcpStream>> + use<>) {
+        let begun = self.begin_call(to, caller, first);
+        let sent = begun.as_ref().map_or(0, |(_, sent)| *sent);
+        let connected = async {
+            let (stream, sent) = begun?;
+            if sent == 0 {
+                connected_in_time(&stream).await?;
+            }
+            Ok(stream)
+        };
+        (sent, connected)
+    }
+
+    fn begin_call(&self, to: SocketAddr, caller: IpAddr, first: &[u8]) -> io::Result<(TcpStream, usize)> {
+        let socket = self.app_socket(to, caller)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_tcp_nodelay(true)?;
+        if first.is_empty() {
+            return Ok((begin_to_connect(socket, to)?, 0));
+        }
+        delay_acknowledgement(&socket);
+        let stream = begin_to_connect(socket, to)?;
+        // What tokio knows of the socket comes with the next turn only.
+        match SockRef::from(&stream).send_with_flags(first, MSG_NOSIGNAL) {
+            Ok(sent) => Ok((stream, sent)),
+            Err(error) if matches!(error.raw_os_error(), Some(EAGAIN | ENOTCONN)) => Ok((stream, 0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn app_socket(&self, to: SocketAddr, caller: IpAddr) -> io::Result<Socket> {
         let [ipv4, ipv6] = self.dial_from;
         let from = if to.is_ipv4() { ipv4 } else { ipv6 };
-        let socket = match from {
-            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller)?,
-            DialFrom::Reserved => self.socket_of_reserved(to)?,
-            DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
-        };
-        if first == First::Us {
-            // The handshake's last packet waits for what we send, and goes with it.
-            let _ = SockRef::from(&socket).set_tcp_quickack(false);
+        match from {
+            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller),
+            DialFrom::Reserved => self.socket_of_reserved(to),
+            DialFrom::Client | DialFrom::Own => self.local_socket(to),
         }
-        connect_to_app(socket, to).await
     }
 
     /// Connects to the app for itself: from the own address, as it would.
@@ -140,42 +178,41 @@ impl Dialler {
         connect_to_app(self.local_socket(to)?, to).await
     }
 
-    fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    fn socket(&self, to: SocketAddr) -> io::Result<Socket> {
         let socket = new_socket(to)?;
         if self.loop_protection == LoopProtection::Mark {
-            SockRef::from(&socket).set_mark(PROXY_MARK)?;
+            socket.set_mark(PROXY_MARK)?;
         }
         Ok(socket)
     }
 
     /// The app's accepted socket may get the mark of ours, so it is one that
     /// lets nothing leave.
-    fn local_socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    fn local_socket(&self, to: SocketAddr) -> io::Result<Socket> {
         let socket = new_socket(to)?;
         if self.loop_protection == LoopProtection::Mark {
-            SockRef::from(&socket).set_mark(LOCAL_MARK)?;
+            socket.set_mark(LOCAL_MARK)?;
         }
         Ok(socket)
     }
 
-    fn socket_of_caller(&self, caller: IpAddr) -> io::Result<TcpSocket> {
+    fn socket_of_caller(&self, caller: IpAddr) -> io::Result<Socket> {
         let from = SocketAddr::new(caller, 0);
         let socket = new_socket(from)?;
-        let options = SockRef::from(&socket);
-        options.set_mark(APP_MARK)?;
+        socket.set_mark(APP_MARK)?;
         match caller {
-            IpAddr::V4(_) => options.set_ip_transparent_v4(true)?,
-            IpAddr::V6(_) => options.set_ip_transparent_v6(true)?,
+            IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+            IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
         }
         bind(socket, from)
     }
 
-    fn socket_of_reserved(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    fn socket_of_reserved(&self, to: SocketAddr) -> io::Result<Socket> {
         let socket = self.local_socket(to)?;
         let from = way_back::reserved(to.is_ipv6());
         if from.is_ipv6() {
             // IPv4 takes any address of a local route; IPv6 those of interfaces.
-            SockRef::from(&socket).set_freebind_v6(true)?;
+            socket.set_freebind_v6(true)?;
         }
         bind(socket, SocketAddr::new(from, 0))
     }
@@ -192,7 +229,7 @@ impl Dialler {
         };
         way_back::check_settings(from, caller.is_ipv6())?;
         let to = listener.local_addr().map_err(|error| error.to_string())?;
-        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller, First::Either)).await {
+        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("answers do not come back; `watchword-proxy intercept install` makes their way".to_owned()),
@@ -218,44 +255,63 @@ fn may_be_shown(caller: IpAddr, to: SocketAddr) -> bool {
         && !(special || caller.is_loopback() || caller.is_unspecified() || caller.is_multicast())
 }
 
-pub(crate) fn new_socket(family_of: SocketAddr) -> io::Result<TcpSocket> {
-    if family_of.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }
+pub(crate) fn new_socket(family_of: SocketAddr) -> io::Result<Socket> {
+    let stream = Type::STREAM.nonblocking();
+    Socket::new(Domain::for_address(family_of), stream, Some(Protocol::TCP))
 }
 
 /// To an address, leaving the port to connect(), which then needs it to be
 /// free towards one destination only.
-fn bind(socket: TcpSocket, from: SocketAddr) -> io::Result<TcpSocket> {
+fn bind(socket: Socket, from: SocketAddr) -> io::Result<Socket> {
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
-    socket.bind(from)?;
+    socket.bind(&from.into())?;
     Ok(socket)
 }
 
+/// The handshake's last packet waits for what we send. Where that can't be had,
+/// it goes alone.
+fn delay_acknowledgement(socket: &Socket) {
+    let _ = socket.set_tcp_quickack(false);
+}
+
 /// Within the deadline, without Nagle's delay.
-pub(crate) async fn connect_within(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = connect_in_time(socket, to).await?;
-    watch_peer(&stream)?;
-    Ok(stream)
+pub(crate) async fn connect_within(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    watch_peer(&socket)?;
+    connect_in_time(socket, to).await
 }
 
 /// The same, to a program on this machine, which can't vanish unnoticed.
-async fn connect_to_app(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = connect_in_time(socket, to).await?;
-    stream.set_nodelay(true)?;
+async fn connect_to_app(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    socket.set_tcp_nodelay(true)?;
+    connect_in_time(socket, to).await
+}
+
+async fn connect_in_time(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = begin_to_connect(socket, to)?;
+    connected_in_time(&stream).await?;
     Ok(stream)
 }
 
-async fn connect_in_time(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT_DEADLINE, socket.connect(to))
+/// A connection that may have yet to be made.
+fn begin_to_connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => TcpStream::from_std(socket.into()),
+    }
+}
+
+/// Waits until it is made (connect(2)).
+async fn connected_in_time(stream: &TcpStream) -> io::Result<()> {
+    timeout(CONNECT_DEADLINE, stream.writable())
         .await
-        .map_err(|_| io::Error::from_raw_os_error(nix::libc::ETIMEDOUT))?
+        .map_err(|_| io::Error::from_raw_os_error(ETIMEDOUT))??;
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -293,7 +349,7 @@ mod tests {
         let is_called = || async { timeout(Duration::ZERO, listener.accept()).await.is_ok() };
         loop {
             let began = std::time::Instant::now();
-            let stream = dialler.connect_app(to, caller, First::Us).await.unwrap();
+            let stream = dialler.connect_app_to_send(to, caller).await.unwrap();
             let before = is_called().await;
             if began.elapsed() < DELAYED / 5 {
                 assert!(!before);
@@ -302,7 +358,49 @@ mod tests {
                 break;
             }
         }
-        let _stream = dialler.connect_app(to, caller, First::Either).await.unwrap();
+        let _stream = dialler.connect_app(to, caller).await.unwrap();
         assert!(is_called().await);
+    }
+
+    #[tokio::test]
+    async fn an_app_is_sent_to_before_anybody_waits_for_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ends = (listener.local_addr().unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let (sent, connected) = Dialler::not_captured().call_app(ends, b"a question");
+        assert_eq!(sent, 10);
+        let (mut app, _) = listener.accept().await.unwrap();
+        let mut heard = [0; 10];
+        app.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"a question");
+        let mut stream = connected.await.unwrap();
+        app.write_all(b"!").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'!');
+        stream.write_all(b"and more").await.unwrap();
+        // It is guarded: a drop is no end of its data.
+        drop(stream);
+        let error = app.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn who_has_nothing_to_send_yet_is_connected_to_the_app() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ends = (listener.local_addr().unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let (sent, connected) = Dialler::not_captured().call_app(ends, b"");
+        assert_eq!(sent, 0);
+        let mut stream = connected.await.unwrap();
+        let (mut app, _) = listener.accept().await.unwrap();
+        stream.write_all(b"?").await.unwrap();
+        assert_eq!(app.read_u8().await.unwrap(), b'?');
+    }
+
+    #[tokio::test]
+    async fn an_app_that_is_not_there_refuses_what_would_be_sent_to_it() {
+        let to = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        for first in [b"a question".as_slice(), b""] {
+            let (sent, connected) = Dialler::not_captured().call_app((to, to.ip()), first);
+            let error = connected.await.unwrap_err();
+            assert_eq!((sent, error.kind()), (0, io::ErrorKind::ConnectionRefused));
+        }
     }
 }

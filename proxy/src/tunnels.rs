@@ -4,7 +4,9 @@
 //! Invariant: a new stream starts only on a tunnel whose handshake would be
 //! made the same way now.
 
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +34,18 @@ use crate::tunnel_io::TunnelIo;
 const TUNNEL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where a tunnel leads, and who answers there.
-type Key = (SocketAddr, Arc<SpiffeId>);
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    address: SocketAddr,
+    id: Arc<SpiffeId>,
+}
+
+/// By the address alone: hardly ever does more than one identity answer there.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+    }
+}
 
 /// What a handshake stood on.
 #[derive(Clone, Copy, Debug)]
@@ -98,13 +111,13 @@ impl Tunnels {
         }
         let reach = self.reaches.to(&key);
         if let Some(leave) = reach.own() {
-            return self.dial_own(&key, endpoint, leave).await;
+            return self.dial_own(key, endpoint, leave).await;
         }
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
             Some(lane) => Ok(lane),
             None => {
                 let dial = dial_lane(Arc::clone(&self.means), endpoint.clone(), reach);
-                wait_or_dial(&self.lanes, &key, dial).await
+                wait_or_dial(self.lanes.clone(), key, dial).await
             }
         }
     }
@@ -114,12 +127,12 @@ impl Tunnels {
     pub(crate) async fn get_new(&self, endpoint: &Endpoint) -> Result<Taken, Ended> {
         let key = key(endpoint);
         let leave = self.reaches.to(&key).one_more();
-        self.dial_own(&key, endpoint, leave).await
+        self.dial_own(key, endpoint, leave).await
     }
 
-    async fn dial_own(&self, key: &Key, endpoint: &Endpoint, leave: Arc<()>) -> Result<Taken, Ended> {
+    fn dial_own(&self, key: Key, endpoint: &Endpoint, leave: Arc<()>) -> Waiting {
         let dial = dial_own(Arc::clone(&self.means), endpoint.clone(), leave);
-        wait_or_dial(&self.own, key, dial).await
+        wait_or_dial(self.own.clone(), key, dial)
     }
 
     /// A tunnel was stale: nobody else is to be sent the same way.
@@ -157,17 +170,20 @@ impl Tunnels {
                 return std::future::pending().await;
             }
             let directory = snapshots.directory();
-            let lists = |address, id: &SpiffeId| directory.as_ref().is_some_and(|known| known.expects(address, id));
+            let lists = |key: &Key| {
+                let known = directory.as_ref();
+                known.is_some_and(|known| known.expects(key.address, &key.id))
+            };
             for pool in [&self.own, &self.lanes] {
-                pool.retire(|(address, id), standing| {
-                    let is_listed = lists(*address, id);
+                pool.retire(|key, standing| {
+                    let is_listed = lists(key);
                     standing
                         .holds(&self.means)
                         .err()
                         .or_else(|| (!is_listed).then_some(Reason::Unspecified))
                 });
             }
-            self.reaches.forget(|(address, id)| lists(*address, id));
+            self.reaches.forget(lists);
             loads.forget(|address| directory.as_ref().is_some_and(|known| known.has(address)));
         }
     }
@@ -197,18 +213,25 @@ impl Standing {
 }
 
 fn key(endpoint: &Endpoint) -> Key {
-    (endpoint.address, Arc::clone(&endpoint.id))
+    Key {
+        address: endpoint.address,
+        id: Arc::clone(&endpoint.id),
+    }
 }
 
-async fn wait_or_dial<D>(pool: &Warm, key: &Key, dial: D) -> Result<Taken, Ended>
+/// In a box, or each stream on a warm tunnel would have room for a handshake.
+type Waiting = Pin<Box<dyn Future<Output = Result<Taken, Ended>> + Send>>;
+
+fn wait_or_dial<D>(pool: Warm, key: Key, dial: D) -> Waiting
 where
     D: Future<Output = Result<(ClientTunnel<TunnelIo>, Standing), Ended>> + Send + 'static,
 {
-    let dialled = pool.wait_or_dial(key, dial);
-    // A box, or each stream on a warm tunnel would have room for a handshake.
-    Box::pin(timeout(TUNNEL_DEADLINE, dialled)).await.unwrap_or_else(|_| {
-        let address = key.0;
-        Err(Ended::failed("connect", format!("{address}: no tunnel in time")))
+    Box::pin(async move {
+        let taken = timeout(TUNNEL_DEADLINE, pool.wait_or_dial(&key, dial)).await;
+        taken.unwrap_or_else(|_| {
+            let address = key.address;
+            Err(Ended::failed("connect", format!("{address}: no tunnel in time")))
+        })
     })
 }
 

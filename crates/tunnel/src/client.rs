@@ -108,7 +108,7 @@ pub enum IdleEnd {
 /// The client's end of an idle tunnel. Dropped, it closes the connection.
 #[derive(Debug)]
 pub struct ClientTunnel<T: Transport> {
-    link: Link<T>,
+    link: Box<Link<T>>,
     idle_since: Instant,
 }
 
@@ -204,7 +204,7 @@ impl<T: Transport> ClientTunnel<T> {
         }
     }
 
-    fn idle(link: Link<T>) -> Self {
+    fn idle(link: Box<Link<T>>) -> Self {
         let idle_since = Instant::now();
         Self { link, idle_since }
     }

@@ -58,8 +58,10 @@ pub(crate) struct Link<T: Transport> {
 }
 
 impl<T: Transport> Link<T> {
-    pub(crate) fn new(transport: T, machine: Machine) -> Self {
-        Self {
+    /// In a box: a tunnel is handed on from one stream to the next, and each
+    /// future on the way would have room for all of it.
+    pub(crate) fn new(transport: T, machine: Machine) -> Box<Self> {
+        Box::new(Self {
             machine,
             timer: Timer::default(),
             decoder: Decoder::default(),
@@ -75,7 +77,7 @@ impl<T: Transport> Link<T> {
             write_failure: None,
             limits_silence: false,
             transport,
-        }
+        })
     }
 
     /// Whether nothing waits to be sent, here or in the transport: then a

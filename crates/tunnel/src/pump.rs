@@ -80,7 +80,7 @@ pub(crate) enum Answer {
 
 #[derive(Debug)]
 pub(crate) struct Pump<T: Transport, A: AppStream> {
-    pub(crate) link: Link<T>,
+    pub(crate) link: Box<Link<T>>,
     pub(crate) leg: Leg<A>,
     pub(crate) early: Early,
     pub(crate) answer: Option<Answer>,
@@ -121,18 +121,19 @@ struct Waits {
 
 impl<T: Transport, A: AppStream> Pump<T, A> {
     /// For a client that has queued OPEN.
-    pub(crate) fn opening(link: Link<T>, leg: Leg<A>, early: Early, opened_by: Instant) -> Self {
+    pub(crate) fn opening(link: Box<Link<T>>, leg: Leg<A>, early: Early, opened_by: Instant) -> Self {
         Self {
             opened: false,
             held: Held::No,
             opened_by: Some(opened_by),
             early,
-            ..Self::opened(link, leg, Backlog::default(), false)
+            ..Self::opened(link, leg, (0, Backlog::default(), false))
         }
     }
 
-    /// For a server that has queued OPENED, with what the client sent before.
-    pub(crate) fn opened(link: Link<T>, leg: Leg<A>, backlog: Backlog, fin_due: bool) -> Self {
+    /// For a server that has queued OPENED, with what the client sent before: how
+    /// much of it is with the app, what is not, and whether its end came.
+    pub(crate) fn opened(link: Box<Link<T>>, leg: Leg<A>, (received, backlog, fin_due): (u64, Backlog, bool)) -> Self {
         Self {
             link,
             leg,
@@ -150,7 +151,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             why: None,
             settle_by: None,
             sent: 0,
-            received: 0,
+            received,
             waits: Waits::default(),
         }
     }
@@ -194,7 +195,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     }
 
     /// After [`run`](Self::run): the link, and the record.
-    pub(crate) fn close(mut self) -> (Link<T>, Closed<A>) {
+    pub(crate) fn close(mut self) -> (Box<Link<T>>, Closed<A>) {
         let deliverable = self.link.deliverable().len();
         self.backlog.push(self.link.deliverable());
         self.link.delivered(deliverable);

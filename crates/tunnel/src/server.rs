@@ -1,7 +1,8 @@
 //! The server's end of a tunnel: it serves one stream after the other.
 //!
 //! Invariants: a stream is answered exactly once (the types leave no other
-//! way), or its tunnel is aborted; nothing reaches an app before OPENED. Must
+//! way), or its tunnel is aborted; whose bytes have reached an app, that gets
+//! OPENED. Must
 //! not know: what is dialled, who decides, pools.
 
 use std::future::poll_fn;
@@ -25,7 +26,7 @@ use crate::{DISCARD_DEADLINE, EARLY_LIMIT, GOAWAY_GRACE, SERVER_IDLE};
 /// The server's end of an idle tunnel. Dropped, it closes the connection.
 #[derive(Debug)]
 pub struct ServerTunnel<T: Transport> {
-    link: Link<T>,
+    link: Box<Link<T>>,
 }
 
 /// A stream that the client opened, and that waits for its answer. Dropped,
@@ -33,9 +34,11 @@ pub struct ServerTunnel<T: Transport> {
 #[derive(Debug)]
 #[must_use = "a stream waits for its answer"]
 pub struct Opening<T: Transport> {
-    link: Link<T>,
+    link: Box<Link<T>>,
     open: Open,
     early: Backlog,
+    /// How much that came before the answer is with the app already.
+    delivered: usize,
     fin: bool,
 }
 
@@ -114,6 +117,7 @@ impl<T: Transport> ServerTunnel<T> {
             link: self.link,
             open,
             early: Backlog::default(),
+            delivered: 0,
             fin: false,
         }))
     }
@@ -146,13 +150,6 @@ impl<T: Transport> Opening<T> {
         &self.open
     }
 
-    /// Whether the client has sent more along with OPEN: the app will be written
-    /// to as soon as it is there.
-    #[must_use]
-    pub fn came_with_more(&self) -> bool {
-        !self.link.is_between_frames()
-    }
-
     /// Answers DENIED, and waits until the client has ended its half. Gives
     /// the tunnel back if it is clean. Texts longer than docs/wire.md allows
     /// are cut.
@@ -174,24 +171,43 @@ impl<T: Transport> Opening<T> {
 
     /// Reads on while `dial` runs: early DATA is kept, and a RESET stops the
     /// dial by dropping it.
-    pub async fn dial<F: Future>(mut self, dial: F, cut: impl Future<Output = Reason>) -> Dialled<T, F::Output> {
-        let mut dial = pin!(dial);
+    pub async fn dial<F: Future>(self, dial: F, cut: impl Future<Output = Reason>) -> Dialled<T, F::Output> {
+        self.dial_with(|_| (0, dial), cut).await
+    }
+
+    /// The same, for who can send at once: `begin` is given what has come along
+    /// with OPEN, and says how much of it is with the app. Whoever has sent some
+    /// has reached the app: the dial must not fail then.
+    pub async fn dial_with<F: Future>(
+        mut self,
+        begin: impl FnOnce(&[u8]) -> (usize, F),
+        cut: impl Future<Output = Reason>,
+    ) -> Dialled<T, F::Output> {
+        let mut begin = Some(begin);
+        let mut dial = pin!(None);
         let mut cut = pin!(cut);
         let stop = poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
                 self.link.cut(cx, reason);
                 return Poll::Ready(Stop::Cut(reason));
             }
-            if let Poll::Ready(output) = dial.as_mut().poll(cx) {
-                return Poll::Ready(Stop::Done(output));
-            }
             match self.poll_while_dialling(cx) {
-                Poll::Ready(Ok(reason)) => Poll::Ready(Stop::Reset(reason)),
+                Poll::Ready(Ok(reason)) => return Poll::Ready(Stop::Reset(reason)),
                 Poll::Ready(Err(error)) => {
                     self.link.fail(cx, &error);
-                    Poll::Ready(Stop::Lost(error))
+                    return Poll::Ready(Stop::Lost(error));
                 }
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {}
+            }
+            if let Some(begin) = begin.take() {
+                let (sent, begun) = begin(self.early.bytes());
+                self.early.consume(sent);
+                self.delivered = sent;
+                dial.set(Some(begun));
+            }
+            match dial.as_mut().as_pin_mut() {
+                Some(dial) => dial.poll(cx).map(Stop::Done),
+                None => Poll::Pending,
             }
         })
         .await;
@@ -210,15 +226,36 @@ impl<T: Transport> Opening<T> {
     /// stream and the tunnel at once, with its reason; `drain` says GOAWAY
     /// with its own, and the stream goes on. Gives the tunnel back if it is
     /// clean. Dropping the future resets the app and the tunnel.
-    pub async fn carry<A: AppStream>(
-        mut self,
+    pub fn carry<A: AppStream>(
+        self,
         app: A,
+        cut: impl Future<Output = Reason>,
+        drain: impl Future<Output = Reason>,
+    ) -> impl Future<Output = (Option<ServerTunnel<T>>, Closed<A>)> {
+        self.carry_to(Leg::new(app), cut, drain)
+    }
+
+    /// As [`carry`](Self::carry), for a connection that is
+    /// [guarded](AppStream::guard) already.
+    pub fn carry_guarded<A: AppStream>(
+        self,
+        app: A,
+        cut: impl Future<Output = Reason>,
+        drain: impl Future<Output = Reason>,
+    ) -> impl Future<Output = (Option<ServerTunnel<T>>, Closed<A>)> {
+        self.carry_to(Leg::of_guarded(app), cut, drain)
+    }
+
+    async fn carry_to<A: AppStream>(
+        mut self,
+        leg: Leg<A>,
         cut: impl Future<Output = Reason>,
         drain: impl Future<Output = Reason>,
     ) -> (Option<ServerTunnel<T>>, Closed<A>) {
         // A stream that waits for its answer always takes OPENED.
         let _ = self.link.queue(Type::Opened, &encode_payload(&Opened {}));
-        let mut pump = Pump::opened(self.link, Leg::new(app), self.early, self.fin);
+        let before = (self.delivered as u64, self.early, self.fin);
+        let mut pump = Pump::opened(self.link, leg, before);
         pump.run(cut, drain).await;
         let (link, closed) = pump.close();
         (reusable(link), closed)
@@ -282,7 +319,7 @@ enum Stop<O> {
 }
 
 /// Also a tunnel that GOAWAY was said on: the client has yet to leave.
-fn reusable<T: Transport>(link: Link<T>) -> Option<ServerTunnel<T>> {
+fn reusable<T: Transport>(link: Box<Link<T>>) -> Option<ServerTunnel<T>> {
     let is_clean = link.machine.phase() == Phase::Idle && !link.has_failed();
     is_clean.then(|| ServerTunnel { link })
 }

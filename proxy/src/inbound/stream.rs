@@ -1,7 +1,7 @@
 //! What comes on a tunnel: one stream after the other, each recorded, judged,
 //! and carried to the app, as bytes or request by request.
 
-use std::future::{pending, poll_fn};
+use std::future::{pending, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +15,6 @@ use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
-use crate::dial::First;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
@@ -181,10 +180,13 @@ impl Caller {
     /// As they come.
     async fn serve_bytes(&self, admitted: Admitted<'_>, verdict: Verdict) -> After {
         let mut cut = admitted.cut();
-        match Box::pin(self.dial(admitted, &mut cut)).await {
-            Ok((admitted, app)) => {
+        let ends = (self.visitor.dialled, self.visitor.from.ip());
+        let call = |first: &[u8]| self.mesh().dialler.call_app(ends, first);
+        let dial = Box::pin(dial(admitted.opening, call, &mut cut));
+        match dial.await {
+            Ok((opening, app)) => {
                 self.mesh().connections.telemetry().stream_opened();
-                let (tunnel, closed) = admitted.opening.carry(app, cut, admitted.leaving).await;
+                let (tunnel, closed) = opening.carry_guarded(app, cut, admitted.leaving).await;
                 self.settle(
                     admitted.connection,
                     closed,
@@ -193,20 +195,41 @@ impl Caller {
                 );
                 Ok(tunnel)
             }
-            Err(after) => after,
+            Err(NotDialled { ended, after }) => {
+                admitted.connection.end(&ended);
+                after.await
+            }
         }
     }
 
     /// The app is dialled first: one that can't be reached is told to the
     /// caller's sidecar, which has other replicas to try.
-    async fn serve_requests(&self, admitted: Admitted<'_>) -> After {
+    async fn serve_requests(&self, mut admitted: Admitted<'_>) -> After {
         if self.mesh().app_pool.has(&self.visitor.app_key()) {
             return Box::pin(self.carry_requests(admitted, None)).await;
         }
         let cut = admitted.cut();
-        match Box::pin(self.dial(admitted, cut)).await {
-            Ok((admitted, app)) => Box::pin(self.carry_requests(admitted, Some(app))).await,
-            Err(after) => after,
+        let Visitor { dialled, from, .. } = &*self.visitor;
+        let dialler = &self.mesh().dialler;
+        let call = |first: &[u8]| {
+            let is_sent_to = !first.is_empty();
+            let connect = async move {
+                match is_sent_to {
+                    true => dialler.connect_app_to_send(*dialled, from.ip()).await,
+                    false => dialler.connect_app(*dialled, from.ip()).await,
+                }
+            };
+            (0, connect)
+        };
+        match Box::pin(dial(admitted.opening, call, cut)).await {
+            Ok((opening, app)) => {
+                admitted.opening = opening;
+                Box::pin(self.carry_requests(admitted, Some(app))).await
+            }
+            Err(NotDialled { ended, after }) => {
+                admitted.connection.end(&ended);
+                after.await
+            }
         }
     }
 
@@ -233,49 +256,6 @@ impl Caller {
             (admitted.question, admitted.changes),
         );
         Ok(tunnel)
-    }
-
-    /// Dials the app. Otherwise the stream has ended.
-    async fn dial<'a>(
-        &self,
-        mut admitted: Admitted<'a>,
-        cut: impl Future<Output = Reason>,
-    ) -> Result<(Admitted<'a>, TcpStream), After> {
-        let Visitor { dialled, from, .. } = &*self.visitor;
-        let first = match admitted.opening.came_with_more() {
-            true => First::Us,
-            false => First::Either,
-        };
-        let dial = self.mesh().dialler.connect_app(*dialled, from.ip(), first);
-        let (opening, app) = match admitted.opening.dial(dial, cut).await {
-            Dialled::Done(opening, app) => (opening, app),
-            Dialled::Reset { reason, tunnel } => {
-                admitted
-                    .connection
-                    .end(&Ended::failed("peer-reset", Why::label_of(reason)));
-                return Err(Ok(tunnel));
-            }
-            Dialled::Cut(reason) => {
-                admitted.connection.end(&Ended::failed("cut", Why::label_of(reason)));
-                return Err(Ok(None));
-            }
-            Dialled::Lost(error) => {
-                admitted
-                    .connection
-                    .end(&Ended::failed(error.label(), error.to_string()));
-                return Err(Err(error));
-            }
-        };
-        match app {
-            Ok(app) => {
-                admitted.opening = opening;
-                Ok((admitted, app))
-            }
-            Err(error) => {
-                admitted.connection.end(&Ended::refused(&error.to_string()));
-                Err(opening.refuse(errno(&error)).await)
-            }
-        }
     }
 
     /// What a slow app has yet to take must not keep the tunnel.
@@ -306,6 +286,41 @@ impl Caller {
             rule: rule.unwrap_or_default().to_owned(),
         }
     }
+}
+
+/// A stream that has ended without an app, and what remains of its tunnel.
+struct NotDialled {
+    ended: Ended,
+    after: Pin<Box<dyn Future<Output = After> + Send>>,
+}
+
+impl NotDialled {
+    fn new(ended: Ended, after: impl Future<Output = After> + Send + 'static) -> Self {
+        let after = Box::pin(after);
+        Self { ended, after }
+    }
+}
+
+/// Dials the app. Otherwise the stream has ended.
+async fn dial<D>(
+    opening: Opening<TunnelIo>,
+    call: impl FnOnce(&[u8]) -> (usize, D),
+    cut: impl Future<Output = Reason>,
+) -> Result<(Opening<TunnelIo>, TcpStream), NotDialled>
+where
+    D: Future<Output = std::io::Result<TcpStream>>,
+{
+    Err(match opening.dial_with(call, cut).await {
+        Dialled::Done(opening, Ok(app)) => return Ok((opening, app)),
+        Dialled::Done(opening, Err(error)) => {
+            NotDialled::new(Ended::refused(&error.to_string()), opening.refuse(errno(&error)))
+        }
+        Dialled::Reset { reason, tunnel } => {
+            NotDialled::new(Ended::failed("peer-reset", Why::label_of(reason)), ready(Ok(tunnel)))
+        }
+        Dialled::Cut(reason) => NotDialled::new(Ended::failed("cut", Why::label_of(reason)), ready(Ok(None))),
+        Dialled::Lost(error) => NotDialled::new(Ended::failed(error.label(), error.to_string()), ready(Err(error))),
+    })
 }
 
 /// Polls both ends of a pipe, the second one for as long as the first lasts.

@@ -67,7 +67,8 @@ where
     /// there is something to be watched.
     fn settle(&self) -> bool {
         let mut places = lock(&self.inner.places);
-        for key in std::mem::take(&mut places.fresh) {
+        let mut fresh = std::mem::take(&mut places.fresh);
+        for key in fresh.drain() {
             let Some(place) = places.by_key.get_mut(&key) else {
                 continue;
             };
@@ -82,6 +83,8 @@ where
                 places.unwatched.insert(key);
             }
         }
+        // For its memory.
+        places.fresh = fresh;
         !places.unwatched.is_empty()
     }
 

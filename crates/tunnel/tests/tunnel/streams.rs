@@ -1,6 +1,6 @@
 //! Streams that are opened and carried.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -174,6 +174,33 @@ async fn early_data_waits_for_the_dial_and_no_more_is_read() {
     assert!(server.is_some());
     assert_eq!(closed.received, 300_000);
     const { assert!(EARLY_LIMIT < 300_000) };
+}
+
+#[tokio::test]
+async fn what_a_dial_has_sent_is_not_sent_again() {
+    let (client, server) = tunnels(65_536);
+    let (app, _, mut near) = edge(4096);
+    let (service, _, far) = edge(4096);
+    near.write_all(b"a question").await.unwrap();
+    near.shutdown().await.unwrap();
+    let client = call(client, app);
+    let opening = next(server).await;
+    let begin = |first: &[u8]| {
+        assert_eq!(first, b"a question");
+        (4, ready(service))
+    };
+    let Dialled::Done(opening, service) = opening.dial_with(begin, pending::<Reason>()).await else {
+        panic!("the dial was stopped");
+    };
+    let carried = tokio::spawn(opening.carry(service, pending(), pending()));
+    assert_eq!(talk(far, b"an answer".to_vec(), 9).await, b"estion");
+    let mut answer = String::new();
+    near.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "an answer");
+    assert!(client.await.unwrap().tunnel.is_some());
+    let (server, closed) = carried.await.unwrap();
+    assert!(server.is_some());
+    assert_eq!((closed.received, closed.sent), (10, 9));
 }
 
 #[tokio::test]
