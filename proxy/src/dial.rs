@@ -45,6 +45,22 @@ const TRIAL_CALLERS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
+/// Who sends first on a connection that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// We do, at once.
+    Us,
+    /// Nobody knows.
+    Either,
+}
+
+impl First {
+    /// Where this is there to be sent.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        if bytes.is_empty() { Self::Either } else { Self::Us }
+    }
+}
+
 /// How to dial without being captured, and where the app sees calls come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialler {
@@ -112,29 +128,21 @@ impl Dialler {
 
     /// Connects to the app for a caller, whose address must be that of the
     /// connection which it made, never one that it told.
-    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
-        connect_to_app(self.app_socket(to, caller)?, to).await
+    pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr, first: First) -> io::Result<TcpStream> {
+        connect_to_app(self.app_socket((to, caller), first)?, to).await
     }
 
-    /// The same, with something to be sent at once: the handshake's last packet
-    /// waits for it, and goes with it.
-    pub(crate) async fn connect_app_to_send(&self, to: SocketAddr, caller: IpAddr) -> io::Result<TcpStream> {
-        let socket = self.app_socket(to, caller)?;
-        delay_acknowledgement(&socket);
-        connect_to_app(socket, to).await
-    }
-
-    /// The same, and sends what it can of it, since an app on this machine is
+    /// The same, and sends what it can of `first`, since an app on this machine is
     /// connected to at once as a rule: how much that is, and the connection. It
     /// is guarded ([`AppStream::guard`]), and made for sure where some was sent.
     ///
     /// [`AppStream::guard`]: watchword_tunnel::AppStream::guard
     pub(crate) fn call_app(
         &self,
-        (to, caller): (SocketAddr, IpAddr),
+        ends: (SocketAddr, IpAddr),
         first: &[u8],
     ) -> (usize, impl Future<Output = io::Result<TcpStream>> + use<>) {
-        let begun = self.begin_call(to, caller, first);
+        let begun = self.begin_call(ends, first);
         let sent = begun.as_ref().map_or(0, |(_, sent)| *sent);
         let connected = async {
             let (stream, sent) = begun?;
@@ -146,15 +154,14 @@ impl Dialler {
         (sent, connected)
     }
 
-    fn begin_call(&self, to: SocketAddr, caller: IpAddr, first: &[u8]) -> io::Result<(TcpStream, usize)> {
-        let socket = self.app_socket(to, caller)?;
+    fn begin_call(&self, ends: (SocketAddr, IpAddr), first: &[u8]) -> io::Result<(TcpStream, usize)> {
+        let socket = self.app_socket(ends, First::of(first))?;
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
+        let stream = begin_to_connect(socket, ends.0)?;
         if first.is_empty() {
-            return Ok((begin_to_connect(socket, to)?, 0));
+            return Ok((stream, 0));
         }
-        delay_acknowledgement(&socket);
-        let stream = begin_to_connect(socket, to)?;
         // What tokio knows of the socket comes with the next turn only.
         match SockRef::from(&stream).send_with_flags(first, MSG_NOSIGNAL) {
             Ok(sent) => Ok((stream, sent)),
@@ -163,14 +170,19 @@ impl Dialler {
         }
     }
 
-    fn app_socket(&self, to: SocketAddr, caller: IpAddr) -> io::Result<Socket> {
+    fn app_socket(&self, (to, caller): (SocketAddr, IpAddr), first: First) -> io::Result<Socket> {
         let [ipv4, ipv6] = self.dial_from;
         let from = if to.is_ipv4() { ipv4 } else { ipv6 };
-        match from {
-            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller),
-            DialFrom::Reserved => self.socket_of_reserved(to),
-            DialFrom::Client | DialFrom::Own => self.local_socket(to),
+        let socket = match from {
+            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller)?,
+            DialFrom::Reserved => self.socket_of_reserved(to)?,
+            DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
+        };
+        if first == First::Us {
+            // The handshake's last packet waits for what we send, and goes with it.
+            let _ = socket.set_tcp_quickack(false);
         }
+        Ok(socket)
     }
 
     /// Connects to the app for itself: from the own address, as it would.
@@ -229,7 +241,7 @@ impl Dialler {
         };
         way_back::check_settings(from, caller.is_ipv6())?;
         let to = listener.local_addr().map_err(|error| error.to_string())?;
-        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller)).await {
+        match timeout(TRIAL_DEADLINE, self.connect_app(to, caller, First::Either)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("answers do not come back; `watchword-proxy intercept install` makes their way".to_owned()),
@@ -268,12 +280,6 @@ fn bind(socket: Socket, from: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The handshake's last packet waits for what we send. Where that can't be had,
-/// it goes alone.
-fn delay_acknowledgement(socket: &Socket) {
-    let _ = socket.set_tcp_quickack(false);
-}
-
 /// Within the deadline, without Nagle's delay.
 pub(crate) async fn connect_within(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
     watch_peer(&socket)?;
@@ -309,98 +315,5 @@ async fn connected_in_time(stream: &TcpStream) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    #[test]
-    fn an_app_is_never_shown_a_caller_that_it_might_take_for_itself() {
-        let table = [
-            ("10.87.0.4", "10.87.0.2:80", true),
-            ("fd87::4", "[fd87::2]:80", true),
-            ("127.0.0.1", "10.87.0.2:80", false),
-            ("127.9.9.9", "10.87.0.2:80", false),
-            ("0.0.0.0", "10.87.0.2:80", false),
-            ("224.0.0.1", "10.87.0.2:80", false),
-            ("255.255.255.255", "10.87.0.2:80", false),
-            ("::1", "[fd87::2]:80", false),
-            ("::", "[fd87::2]:80", false),
-            ("ff02::1", "[fd87::2]:80", false),
-            ("fe80::1", "[fd87::2]:80", false),
-            ("::ffff:127.0.0.1", "[fd87::2]:80", false),
-            ("fd87::4", "10.87.0.2:80", false),
-            ("10.87.0.4", "[fd87::2]:80", false),
-        ];
-        for (caller, to, expected) in table {
-            let (caller, to) = (caller.parse().unwrap(), to.parse().unwrap());
-            assert_eq!(may_be_shown(caller, to), expected, "{caller} to {to}");
-        }
-    }
-
-    /// Linux waits for this long at most before it completes a handshake.
-    const DELAYED: Duration = Duration::from_millis(200);
-
-    #[tokio::test]
-    async fn an_app_that_is_sent_to_first_is_called_by_that_packet() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = listener.local_addr().unwrap();
-        let (dialler, caller) = (Dialler::not_captured(), to.ip());
-        let is_called = || async { timeout(Duration::ZERO, listener.accept()).await.is_ok() };
-        loop {
-            let began = std::time::Instant::now();
-            let stream = dialler.connect_app_to_send(to, caller).await.unwrap();
-            let before = is_called().await;
-            if began.elapsed() < DELAYED / 5 {
-                assert!(!before);
-                assert_eq!(stream.try_write(b"?").unwrap(), 1);
-                assert!(is_called().await);
-                break;
-            }
-        }
-        let _stream = dialler.connect_app(to, caller).await.unwrap();
-        assert!(is_called().await);
-    }
-
-    #[tokio::test]
-    async fn an_app_is_sent_to_before_anybody_waits_for_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ends = (listener.local_addr().unwrap(), IpAddr::from([127, 0, 0, 1]));
-        let (sent, connected) = Dialler::not_captured().call_app(ends, b"a question");
-        assert_eq!(sent, 10);
-        let (mut app, _) = listener.accept().await.unwrap();
-        let mut heard = [0; 10];
-        app.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"a question");
-        let mut stream = connected.await.unwrap();
-        app.write_all(b"!").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'!');
-        stream.write_all(b"and more").await.unwrap();
-        // It is guarded: a drop is no end of its data.
-        drop(stream);
-        let error = app.read_to_end(&mut Vec::new()).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[tokio::test]
-    async fn who_has_nothing_to_send_yet_is_connected_to_the_app() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ends = (listener.local_addr().unwrap(), IpAddr::from([127, 0, 0, 1]));
-        let (sent, connected) = Dialler::not_captured().call_app(ends, b"");
-        assert_eq!(sent, 0);
-        let mut stream = connected.await.unwrap();
-        let (mut app, _) = listener.accept().await.unwrap();
-        stream.write_all(b"?").await.unwrap();
-        assert_eq!(app.read_u8().await.unwrap(), b'?');
-    }
-
-    #[tokio::test]
-    async fn an_app_that_is_not_there_refuses_what_would_be_sent_to_it() {
-        let to = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        for first in [b"a question".as_slice(), b""] {
-            let (sent, connected) = Dialler::not_captured().call_app((to, to.ip()), first);
-            let error = connected.await.unwrap_err();
-            assert_eq!((sent, error.kind()), (0, io::ErrorKind::ConnectionRefused));
-        }
-    }
-}
+#[path = "dial_tests.rs"]
+mod tests;

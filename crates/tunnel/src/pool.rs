@@ -24,6 +24,7 @@ use crate::edge::Transport;
 const MAX_DIALS: usize = 32;
 /// Idle tunnels to one key; what comes beyond is closed.
 const MAX_IDLE: usize = 1024;
+
 /// A clean tunnel, with what its handshake showed.
 #[derive(Debug)]
 pub struct Pooled<T: Transport, F> {

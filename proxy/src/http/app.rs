@@ -19,6 +19,7 @@ use watchword_tunnel::AppStream;
 use super::H2_WINDOW;
 use super::app_pool::Http1;
 use super::upload::Upload;
+use crate::dial::First;
 use crate::visitor::Visitor;
 
 type Http2 = http2::SendRequest<Upload>;
@@ -160,7 +161,7 @@ impl App {
         let dialled = if self.visitor.is_itself {
             mesh.dialler.connect_self(*dialled).await
         } else {
-            mesh.dialler.connect_app_to_send(*dialled, from.ip()).await
+            mesh.dialler.connect_app(*dialled, from.ip(), First::Us).await
         };
         dialled.map_err(AppError::Unreachable)
     }

@@ -20,6 +20,7 @@ use watchword_tunnel::AppStream;
 
 use super::single::{Limits, carry_to};
 use crate::connection::Connection;
+use crate::dial::First;
 use crate::ended::Ended;
 use crate::enforce::Question;
 use crate::mesh::Mesh;
@@ -125,7 +126,7 @@ async fn hear_both(question: &Question, stream: &TcpStream) -> Heard {
     let app = tokio::select! {
         biased;
         is_tls = is_client_hello(stream) => return of_caller(is_tls),
-        app = dialler.connect_app(visitor.dialled, visitor.from.ip()) => app,
+        app = dialler.connect_app(visitor.dialled, visitor.from.ip(), First::Either) => app,
     };
     let app = match app {
         Ok(app) => app,

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::AppStream;
 
+use crate::dial::First;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http::{self, ResetOnDrop};
@@ -100,7 +101,11 @@ async fn dial(question: &Question, admission: &Admission) -> std::io::Result<Opt
     let dialler = &visitor.mesh.dialler;
     match visitor.is_itself {
         true => dialler.connect_self(visitor.dialled).await,
-        false => dialler.connect_app(visitor.dialled, visitor.from.ip()).await,
+        false => {
+            dialler
+                .connect_app(visitor.dialled, visitor.from.ip(), First::Either)
+                .await
+        }
     }
     .map(Some)
 }

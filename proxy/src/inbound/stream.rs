@@ -15,6 +15,7 @@ use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
 use crate::connection::{Connection, Direction};
+use crate::dial::First;
 use crate::ended::{Ended, Verdict};
 use crate::enforce::{Admission, Question};
 use crate::http;
@@ -195,10 +196,7 @@ impl Caller {
                 );
                 Ok(tunnel)
             }
-            Err(NotDialled { ended, after }) => {
-                admitted.connection.end(&ended);
-                after.await
-            }
+            Err(not_dialled) => not_dialled.end(admitted.connection).await,
         }
     }
 
@@ -211,25 +209,13 @@ impl Caller {
         let cut = admitted.cut();
         let Visitor { dialled, from, .. } = &*self.visitor;
         let dialler = &self.mesh().dialler;
-        let call = |first: &[u8]| {
-            let is_sent_to = !first.is_empty();
-            let connect = async move {
-                match is_sent_to {
-                    true => dialler.connect_app_to_send(*dialled, from.ip()).await,
-                    false => dialler.connect_app(*dialled, from.ip()).await,
-                }
-            };
-            (0, connect)
-        };
+        let call = |first: &[u8]| (0, dialler.connect_app(*dialled, from.ip(), First::of(first)));
         match Box::pin(dial(admitted.opening, call, cut)).await {
             Ok((opening, app)) => {
                 admitted.opening = opening;
                 Box::pin(self.carry_requests(admitted, Some(app))).await
             }
-            Err(NotDialled { ended, after }) => {
-                admitted.connection.end(&ended);
-                after.await
-            }
+            Err(not_dialled) => not_dialled.end(admitted.connection).await,
         }
     }
 
@@ -298,6 +284,12 @@ impl NotDialled {
     fn new(ended: Ended, after: impl Future<Output = After> + Send + 'static) -> Self {
         let after = Box::pin(after);
         Self { ended, after }
+    }
+
+    /// The record ends at once, before what remains is awaited.
+    fn end(self, connection: Connection) -> impl Future<Output = After> {
+        connection.end(&self.ended);
+        self.after
     }
 }
 
