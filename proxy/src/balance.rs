@@ -34,14 +34,21 @@ struct Load {
 pub(crate) struct OpenStream {
     loads: Arc<Loads>,
     address: SocketAddr,
+    pub(crate) began: Instant,
+    /// No other was open there when it began.
+    pub(crate) is_alone: bool,
 }
 
 impl Loads {
-    pub(crate) fn open(self: &Arc<Self>, address: SocketAddr) -> OpenStream {
-        lock(&self.by_address).entry(address).or_default().open += 1;
+    pub(crate) fn open(self: &Arc<Self>, address: SocketAddr, now: Instant) -> OpenStream {
+        let mut loads = lock(&self.by_address);
+        let load = loads.entry(address).or_default();
+        load.open += 1;
         OpenStream {
             loads: Arc::clone(self),
             address,
+            began: now,
+            is_alone: load.open == 1,
         }
     }
 
@@ -204,7 +211,7 @@ mod tests {
     #[test]
     fn the_one_of_two_with_fewer_open_streams_is_chosen() {
         let (endpoints, loads, now) = (endpoints(2, 0), Arc::new(Loads::default()), Instant::now());
-        let stream = loads.open(endpoints[0].address);
+        let stream = loads.open(endpoints[0].address, now);
         for _ in 0..50 {
             assert_eq!(first(&endpoints, &loads, now), endpoints[1].address);
         }
@@ -216,7 +223,9 @@ mod tests {
     #[test]
     fn streams_spread_evenly_over_many_endpoints() {
         let (endpoints, loads, now) = (endpoints(20, 0), Arc::new(Loads::default()), Instant::now());
-        let streams: Vec<_> = (0..2000).map(|_| loads.open(first(&endpoints, &loads, now))).collect();
+        let streams: Vec<_> = (0..2000)
+            .map(|_| loads.open(first(&endpoints, &loads, now), now))
+            .collect();
         for endpoint in endpoints.iter() {
             let (_, open) = loads.rank(endpoint.address, now);
             // One choice would leave some above 120.

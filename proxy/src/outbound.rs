@@ -14,7 +14,7 @@ use watchword_proto::directory::PeerKind;
 use watchword_proto::tunnel::Open;
 use watchword_tunnel::{AppStream, Call, Carried, End, Pooled};
 
-use crate::balance::Choice;
+use crate::balance::{Choice, OpenStream};
 use crate::connection::{Connection, Direction};
 use crate::directory::{Endpoint, Found};
 use crate::egress;
@@ -22,6 +22,7 @@ use crate::ended::Ended;
 use crate::inbound;
 use crate::intercept::original::{is_local, original_destination};
 use crate::mesh::Mesh;
+use crate::reaches::is_flow;
 use crate::refusal::{Refusal, Why};
 
 /// Takes a connection that the kernel sent to us, as a task of its own.
@@ -104,7 +105,7 @@ async fn carry(
     let mut last = Ended::failed("no-endpoint", "");
     while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
         connection.set_peer(Arc::clone(&endpoint.id_text));
-        let _counted = mesh.loads.open(endpoint.address);
+        let stream = mesh.loads.open(endpoint.address, Instant::now());
         if is_this_workload(mesh, &endpoint) {
             return match call.into_parts() {
                 Some(app) => {
@@ -119,7 +120,7 @@ async fn carry(
                 None => last,
             };
         }
-        match carry_to(mesh, &endpoint, call).await {
+        match carry_to(mesh, &endpoint, call, &stream).await {
             Tried::Over(ended) => {
                 mesh.loads.succeeded(endpoint.address);
                 return ended;
@@ -144,8 +145,8 @@ enum Tried {
 
 /// Carries the call to one endpoint. A warm tunnel that the endpoint has left
 /// meanwhile is replaced by a new one, once.
-async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -> Tried {
-    let mut taken = mesh.tunnels.get(endpoint).await;
+async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>, stream: &OpenStream) -> Tried {
+    let mut taken = mesh.tunnels.get(endpoint, stream.is_alone).await;
     loop {
         let Pooled {
             tunnel,
@@ -164,6 +165,9 @@ async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>) -
             End::Denied(denied) => return Tried::Over(Ended::denied_by_peer(&denied)),
             End::Closed(mut closed) => {
                 closed.settle(std::future::pending()).await;
+                if is_flow(closed.sent + closed.received, stream.began.elapsed()) {
+                    mesh.tunnels.note_flow(endpoint);
+                }
                 return Tried::Over(Ended::of_made(&closed));
             }
             End::Refused { errno, call } => {

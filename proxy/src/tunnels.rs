@@ -103,15 +103,18 @@ impl Tunnels {
     }
 
     /// A tunnel to the endpoint, where exactly the expected identity answers.
-    pub(crate) async fn get(&self, endpoint: &Endpoint) -> Result<Taken, Ended> {
+    /// `is_alone`: no other call to it was under way when this one began.
+    pub(crate) async fn get(&self, endpoint: &Endpoint, is_alone: bool) -> Result<Taken, Ended> {
         let key = key(endpoint);
         let holds = |standing: &Standing| standing.holds(&self.means).is_ok();
-        if let Some(warm) = self.own.take(&key, holds) {
-            return Ok(warm);
-        }
         let reach = self.reaches.to(&key);
-        if let Some(leave) = reach.own() {
-            return self.dial_own(key, endpoint, leave).await;
+        if reach.prefers_own(is_alone) {
+            if let Some(warm) = self.own.take(&key, holds) {
+                return Ok(warm);
+            }
+            if let Some(leave) = reach.own() {
+                return self.dial_own(key, endpoint, leave).await;
+            }
         }
         match self.lanes.take(&key, holds).or_else(|| reach.lane(holds)) {
             Some(lane) => Ok(lane),
@@ -140,6 +143,11 @@ impl Tunnels {
         if standing.is_lane {
             self.reaches.to(&key(endpoint)).give_up_trunks();
         }
+    }
+
+    /// A flow to the endpoint, or from there, has ended.
+    pub(crate) fn note_flow(&self, endpoint: &Endpoint) {
+        self.reaches.to(&key(endpoint)).note_flow();
     }
 
     /// For the next call.
@@ -262,9 +270,10 @@ async fn dial_lane(
     if let Some(ended) = reach.failure_since(began) {
         return Err(ended);
     }
-    if let Some(leave) = reach.own() {
+    // It may have been found meanwhile.
+    if reach.knows_no_lanes() {
         drop(turn);
-        return dial_own(means, endpoint, leave).await;
+        return dial_own(means, endpoint, reach.one_more()).await;
     }
     let shaken = shake_hands(&means, &endpoint, true).await;
     let (tls, standing) = shaken.inspect_err(|ended| reach.note_failure(ended))?;

@@ -9,6 +9,7 @@ mod worlds;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::load::metric;
 use cases::{CASES, Case, SILENT};
 use nix::sys::resource::{Resource, getrlimit};
 use talk::{PATIENCE, Peer, Talk, transcript};
@@ -99,7 +100,7 @@ fn what_both_apps_see_of_a_connection_is_the_same_with_and_without_the_mesh() {
     assert_fidelity((from_environment(BULK, 1 << 30), 0));
 }
 
-/// The first eight to a port have connections of their own between the sidecars.
+/// Others are open to each port meanwhile.
 #[test]
 fn what_both_apps_see_is_the_same_where_the_sidecars_share_a_connection_for_many() {
     assert_fidelity((from_environment(BULK, 1 << 26), 8));
@@ -114,6 +115,15 @@ fn assert_fidelity(size: (u64, usize)) {
     });
     assert_eq!((without.len(), with.len()), (CASES.len(), CASES.len()));
     assert_equal(&without, &with, &mesh.output().text());
+    let (_, others) = size;
+    if others > 0 {
+        let handshakes = metric(&mesh, "web", "watchword_tunnel_handshakes_total", "");
+        let open = (others * PORTS.len()) as u64;
+        assert!(
+            handshakes < open,
+            "{handshakes} handshakes where {open} connections were open at once"
+        );
+    }
 }
 
 /// Plays the cases one after the other, each with processes of its own.

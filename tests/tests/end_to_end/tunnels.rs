@@ -1,7 +1,7 @@
 //! Tunnels that stay warm, and what happens to them when parts come and go.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn ten_thousand_short_connections_cost_a_handful_of_handshakes() {
     assert!((1..=32).contains(&handshakes), "{handshakes} handshakes");
 }
 
-/// The first few have connections of their own; the others share some.
+/// One lane for each who calls at the same time, and 128 lanes on a connection.
 #[test]
 fn what_many_apps_say_at_once_shares_a_handful_of_connections() {
     let mesh = mesh_file("", 1).up().unwrap();
@@ -33,9 +33,52 @@ fn what_many_apps_say_at_once_shares_a_handful_of_connections() {
     let done = Load::start(&mesh, "orders", &["short", "5000", "200"]).done_without_loss(&mesh);
     assert_eq!(done, 5000);
     let handshakes = metric(&mesh, "web", HANDSHAKES, "") - before;
-    assert!((9..=12).contains(&handshakes), "{handshakes} handshakes");
+    assert!((2..=4).contains(&handshakes), "{handshakes} handshakes");
     let active = || metric(&mesh, "orders", "watchword_tunnels_active", "");
-    assert!((9..=12).contains(&active()), "{} connections", active());
+    assert!((2..=4).contains(&active()), "{} connections", active());
+}
+
+/// Opens so many connections one after the other, says so, and keeps them until
+/// its standard input ends.
+const HOLDER: &str = r#"
+import socket, sys
+held = []
+for _ in range(int(sys.argv[1])):
+    stream = socket.create_connection(("orders", 9000), timeout=30)
+    stream.sendall(b"ping\n")
+    stream.recv(100)
+    held.append(stream)
+print("held", flush=True)
+sys.stdin.read()
+"#;
+
+/// How many handshakes it takes to have so many connections open at once.
+fn handshakes_to_hold(mesh: &Mesh, connections: &str) -> u64 {
+    let before = metric(mesh, "web", HANDSHAKES, "");
+    let mut holder = mesh
+        .exec_command("web", &["python3", "-c", HOLDER, connections])
+        .unwrap();
+    let holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(holder.stdout.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert_eq!(said, "held\n");
+    let handshakes = metric(mesh, "web", HANDSHAKES, "") - before;
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    handshakes
+}
+
+#[test]
+fn calls_in_company_share_a_connection_until_one_of_them_was_a_flow() {
+    let mesh = mesh_file("", 1).up().unwrap();
+    // The first is alone.
+    assert_eq!(handshakes_to_hold(&mesh, "6"), 2);
+    Load::start(&mesh, "orders", &["flow", "40000000", "0"]).done_without_loss(&mesh);
+    // One is there already.
+    assert_eq!(handshakes_to_hold(&mesh, "6"), 5);
 }
 
 /// None while it is being restarted.

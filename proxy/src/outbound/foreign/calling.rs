@@ -40,7 +40,7 @@ impl Calling<'_> {
         let mut last = Ended::failed("no-endpoint", "");
         while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
             self.connection.set_peer(Arc::clone(&endpoint.id_text));
-            let counted = mesh.loads.open(endpoint.address);
+            let counted = mesh.loads.open(endpoint.address, Instant::now());
             match connect(mesh, &endpoint, spoken).await {
                 Ok((stream, end)) => {
                     mesh.loads.succeeded(endpoint.address);
