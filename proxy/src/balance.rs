@@ -35,7 +35,7 @@ pub(crate) struct OpenStream {
     loads: Arc<Loads>,
     address: SocketAddr,
     pub(crate) began: Instant,
-    /// No other was open there when it began.
+    /// No other was open there then.
     pub(crate) is_alone: bool,
 }
 

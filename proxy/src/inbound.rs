@@ -30,7 +30,7 @@ use crate::intercept::CANARY_PORT;
 use crate::intercept::original::{is_local, is_own_port, original_destination};
 use crate::mesh::Mesh;
 use crate::refusal::{Refusal, Why};
-use crate::tunnel_io::TunnelIo;
+use crate::tunnel_io::{Own, TunnelIo};
 use crate::visitor::{Ends, Visitor};
 
 pub(crate) use to_self::serve_self;
@@ -91,7 +91,7 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
     // A task of its own is smaller than this one, which has room for a
     // handshake: there may be thousands that wait.
     if tls.has_lanes() {
-        let io = TunnelIo::new(tls, mesh.connections.telemetry());
+        let io = Own::new(tls, mesh.connections.telemetry());
         tokio::spawn(lanes::serve(io, Arc::new(caller), (id, live)));
     } else {
         let tunnel = tunnel_on(mesh, tls);
@@ -100,14 +100,14 @@ async fn receive(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) {
 }
 
 fn tunnel_on(mesh: &Mesh, tls: TlsStream<TcpStream>) -> ServerTunnel<TunnelIo> {
-    ServerTunnel::new(TunnelIo::new(tls, mesh.connections.telemetry()))
+    ServerTunnel::new(TunnelIo::Own(Own::new(tls, mesh.connections.telemetry())))
 }
 
 /// There are too many of its kind.
 async fn send_away(mesh: &Mesh, accepted: Accepted<TcpStream>) {
     match accepted {
         Accepted::Tunnel(tls, _) if tls.has_lanes() => {
-            lanes::send_away(TunnelIo::new(tls, mesh.connections.telemetry())).await;
+            lanes::send_away(Own::new(tls, mesh.connections.telemetry())).await;
         }
         Accepted::Tunnel(tls, _) => {
             let _ = tunnel_on(mesh, tls).next(ready(Reason::Limit)).await;

@@ -103,9 +103,10 @@ async fn carry(
     };
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
-    while let Some(endpoint) = choice.next(&mesh.loads, Instant::now()) {
+    let mut now = Instant::now();
+    while let Some(endpoint) = choice.next(&mesh.loads, now) {
         connection.set_peer(Arc::clone(&endpoint.id_text));
-        let stream = mesh.loads.open(endpoint.address, Instant::now());
+        let stream = mesh.loads.open(endpoint.address, now);
         if is_this_workload(mesh, &endpoint) {
             return match call.into_parts() {
                 Some(app) => {
@@ -126,7 +127,8 @@ async fn carry(
                 return ended;
             }
             Tried::Unreached(again, ended) => {
-                mesh.loads.failed(endpoint.address, Instant::now());
+                now = Instant::now();
+                mesh.loads.failed(endpoint.address, now);
                 call = again;
                 last = ended;
             }
@@ -146,7 +148,7 @@ enum Tried {
 /// Carries the call to one endpoint. A warm tunnel that the endpoint has left
 /// meanwhile is replaced by a new one, once.
 async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>, stream: &OpenStream) -> Tried {
-    let mut taken = mesh.tunnels.get(endpoint, stream.is_alone).await;
+    let mut taken = mesh.tunnels.get(endpoint, stream).await;
     loop {
         let Pooled {
             tunnel,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use watchword_tunnel::{ClientTunnel, Pooled, Trunk};
 
 use crate::ended::Ended;
-use crate::tunnel_io::TunnelIo;
+use crate::tunnel_io::{Own, TunnelIo};
 use crate::tunnels::{Standing, Taken};
 
 /// Tunnels to one endpoint that have connections of their own.
@@ -50,7 +50,7 @@ pub(crate) struct Reach {
 
 #[derive(Default)]
 struct Trunks {
-    known: Vec<(Trunk, Standing)>,
+    known: Vec<(Trunk<Own>, Standing)>,
     /// The last dial for one that failed.
     failed: Option<(Instant, Ended)>,
 }
@@ -102,10 +102,10 @@ impl<K: Clone + Eq + Hash> Reaches<K> {
 }
 
 impl Reach {
-    /// Whether a call has a connection of its own. `is_alone`: no other was under
-    /// way when it began.
-    pub(crate) fn prefers_own(&self, is_alone: bool) -> bool {
-        lock(&self.seen).prefers_own(is_alone, Instant::now())
+    /// Whether a call that begins has a connection of its own. `is_alone`: no
+    /// other is under way.
+    pub(crate) fn prefers_own(&self, is_alone: bool, now: Instant) -> bool {
+        lock(&self.seen).prefers_own(is_alone, now)
     }
 
     /// Leave to make one where there are few, or no lanes.
@@ -136,7 +136,7 @@ impl Reach {
         })
     }
 
-    pub(crate) fn add(&self, trunk: Trunk, standing: Standing) {
+    pub(crate) fn add(&self, trunk: Trunk<Own>, standing: Standing) {
         lock(&self.trunks).known.push((trunk, standing));
     }
 

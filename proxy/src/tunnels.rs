@@ -18,7 +18,7 @@ use watchword_mtls::{Credentials, HandshakeError, TlsStream, connect_lanes, conn
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::{ClientTunnel, Pool, Pooled, Trunk};
 
-use crate::balance::Loads;
+use crate::balance::{Loads, OpenStream};
 use crate::dial::Dialler;
 use crate::directory::Endpoint;
 use crate::ended::Ended;
@@ -26,7 +26,7 @@ use crate::reaches::{Reach, Reaches};
 use crate::refusal::{Refusal, Why};
 use crate::snapshots::Snapshots;
 use crate::telemetry::Telemetry;
-use crate::tunnel_io::TunnelIo;
+use crate::tunnel_io::{Own, TunnelIo};
 
 /// For a tunnel to come, be it given back, or made once there is a slot for a
 /// dial (docs/wire.md). A dial itself is bounded by its own deadlines; beside
@@ -103,12 +103,12 @@ impl Tunnels {
     }
 
     /// A tunnel to the endpoint, where exactly the expected identity answers.
-    /// `is_alone`: no other call to it was under way when this one began.
-    pub(crate) async fn get(&self, endpoint: &Endpoint, is_alone: bool) -> Result<Taken, Ended> {
+    /// It is for a stream that counts as open there.
+    pub(crate) async fn get(&self, endpoint: &Endpoint, stream: &OpenStream) -> Result<Taken, Ended> {
         let key = key(endpoint);
         let holds = |standing: &Standing| standing.holds(&self.means).is_ok();
         let reach = self.reaches.to(&key);
-        if reach.prefers_own(is_alone) {
+        if reach.prefers_own(stream.is_alone, stream.began) {
             if let Some(warm) = self.own.take(&key, holds) {
                 return Ok(warm);
             }
@@ -250,8 +250,8 @@ async fn dial_own(
     leave: Arc<()>,
 ) -> Result<(ClientTunnel<TunnelIo>, Standing), Ended> {
     let (tls, standing) = shake_hands(&means, &endpoint, false).await?;
-    let io = TunnelIo::counted(tls, &means.telemetry, Some(leave));
-    Ok((ClientTunnel::new(io), standing))
+    let io = Own::new(tls, &means.telemetry).counted(leave);
+    Ok((ClientTunnel::new(TunnelIo::Own(io)), standing))
 }
 
 /// On a lane of a connection that others share; on one of its own where the
@@ -279,10 +279,10 @@ async fn dial_lane(
     let (tls, standing) = shaken.inspect_err(|ended| reach.note_failure(ended))?;
     if !tls.has_lanes() {
         reach.note_no_lanes();
-        let io = TunnelIo::counted(tls, &means.telemetry, Some(reach.one_more()));
-        return Ok((ClientTunnel::new(io), standing));
+        let io = Own::new(tls, &means.telemetry).counted(reach.one_more());
+        return Ok((ClientTunnel::new(TunnelIo::Own(io)), standing));
     }
-    let (trunk, lane, driver) = Trunk::connect(TunnelIo::new(tls, &means.telemetry));
+    let (trunk, lane, driver) = Trunk::connect(Own::new(tls, &means.telemetry));
     let address = endpoint.address;
     tokio::spawn(async move {
         if let Err(error) = driver.await {

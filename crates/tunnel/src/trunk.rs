@@ -9,6 +9,7 @@
 
 mod driver;
 mod lane;
+mod send;
 mod shared;
 
 use std::sync::{Arc, Mutex};
@@ -25,20 +26,19 @@ pub use lane::Lane;
 pub const MAX_LANES: usize = 128;
 
 /// The client's end of a trunk, to open lanes on.
-#[derive(Clone)]
-pub struct Trunk {
-    shared: Arc<Mutex<Shared>>,
+pub struct Trunk<T: Transport> {
+    shared: Arc<Mutex<Shared<T>>>,
 }
 
-impl Trunk {
+impl<T: Transport> Trunk<T> {
     /// A trunk on a connection whose handshake is done, its first lane, and what
     /// drives it: a future that ends with the last lane, or when the connection
     /// fails.
-    pub fn connect<T: Transport>(transport: T) -> (Self, Lane, impl Future<Output = Result<(), TunnelError>> + use<T>) {
-        let shared = Arc::new(Mutex::new(Shared::new(true)));
+    pub fn connect(transport: T) -> (Self, Lane<T>, impl Future<Output = Result<(), TunnelError>> + use<T>) {
+        let shared = Arc::new(Mutex::new(Shared::new(transport, true)));
         let first = lock(&shared).open();
         let lane = Lane::new(Arc::clone(&shared), first);
-        let driver = driver::Driver::new(transport, Arc::clone(&shared)).run(|_| {});
+        let driver = driver::Driver::new(Arc::clone(&shared)).run(|_| {});
         (Self { shared }, lane, driver)
     }
 
@@ -47,15 +47,15 @@ impl Trunk {
     ///
     /// # Errors
     /// The connection failed, or the client broke the protocol.
-    pub async fn serve<T: Transport>(transport: T, on_lane: impl FnMut(Lane)) -> Result<(), TunnelError> {
-        let shared = Arc::new(Mutex::new(Shared::new(false)));
-        driver::Driver::new(transport, shared).run(on_lane).await
+    pub async fn serve(transport: T, on_lane: impl FnMut(Lane<T>)) -> Result<(), TunnelError> {
+        let shared = Arc::new(Mutex::new(Shared::new(transport, false)));
+        driver::Driver::new(shared).run(on_lane).await
     }
 
     /// A new lane, if the trunk lives and has room for one; and when the other
     /// side was heard last.
     #[must_use]
-    pub fn open(&self) -> Option<(Lane, Instant)> {
+    pub fn open(&self) -> Option<(Lane<T>, Instant)> {
         let mut shared = lock(&self.shared);
         if !shared.has_room() {
             return None;
@@ -73,7 +73,7 @@ impl Trunk {
     }
 }
 
-impl std::fmt::Debug for Trunk {
+impl<T: Transport> std::fmt::Debug for Trunk<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trunk").finish_non_exhaustive()
     }

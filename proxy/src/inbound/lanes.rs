@@ -14,13 +14,13 @@ use watchword_tunnel::{ServerTunnel, Trunk};
 
 use super::stream::Caller;
 use crate::live_tunnels::LiveTunnel;
-use crate::tunnel_io::TunnelIo;
+use crate::tunnel_io::{Own, TunnelIo};
 
 /// For a caller that is sent away to leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From the handshake to the connection's end. It counts, too.
-pub(super) async fn serve(io: TunnelIo, caller: Arc<Caller>, (id, _counted): (SpiffeId, LiveTunnel)) {
+pub(super) async fn serve(io: Own, caller: Arc<Caller>, (id, _counted): (SpiffeId, LiveTunnel)) {
     let served = Trunk::serve(io, |lane| {
         let visitor = &caller.visitor;
         let tunnel = ServerTunnel::new(TunnelIo::Lane(lane));
@@ -36,7 +36,7 @@ pub(super) async fn serve(io: TunnelIo, caller: Arc<Caller>, (id, _counted): (Sp
 }
 
 /// Sends all of its tunnels away: there are too many of its kind.
-pub(super) async fn send_away(io: TunnelIo) {
+pub(super) async fn send_away(io: Own) {
     let refused = Trunk::serve(io, |lane| refuse(ServerTunnel::new(TunnelIo::Lane(lane))));
     let _ = timeout(PATIENCE, refused).await;
 }

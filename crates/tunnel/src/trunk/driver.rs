@@ -22,13 +22,8 @@ use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, GOAWAY_GRACE, SERVER_IDLE, SILENCE
 const READS: usize = 8;
 
 pub(super) struct Driver<T: Transport> {
-    transport: T,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<Shared<T>>>,
     input: Buffer,
-    /// What is being sent.
-    sending: Buffer,
-    /// Bytes that the transport took.
-    handed: u64,
     /// Writing failed; what the peer still has to say is read until then.
     write_failure: Option<(io::Error, Instant)>,
     is_impatient: bool,
@@ -41,13 +36,10 @@ pub(super) struct Driver<T: Transport> {
 }
 
 impl<T: Transport> Driver<T> {
-    pub(super) fn new(transport: T, shared: Arc<Mutex<Shared>>) -> Self {
+    pub(super) fn new(shared: Arc<Mutex<Shared<T>>>) -> Self {
         Self {
-            transport,
             shared,
             input: Buffer::default(),
-            sending: Buffer::default(),
-            handed: 0,
             write_failure: None,
             is_impatient: false,
             timer: Timer::default(),
@@ -57,30 +49,30 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    pub(super) async fn run(mut self, mut on_lane: impl FnMut(Lane)) -> Result<(), TunnelError> {
+    pub(super) async fn run(mut self, mut on_lane: impl FnMut(Lane<T>)) -> Result<(), TunnelError> {
         let ended = poll_fn(|cx| self.poll(cx, &mut on_lane)).await;
         let over = match &ended {
             Ok(()) => Over::InOrder,
             Err(TunnelError::Io(error)) => Over::Failed(error.kind()),
             Err(_) => Over::Failed(io::ErrorKind::InvalidData),
         };
-        lock(&self.shared).end(over);
-        match ended {
-            // A goodbye, if it can go at once.
-            Ok(()) => {
-                poll_fn(|cx| {
-                    let _ = Pin::new(&mut self.transport).poll_shutdown(cx);
-                    Poll::Ready(())
-                })
-                .await
+        let mut shared = lock(&self.shared);
+        if let Some(mut transport) = shared.transport.take() {
+            match ended {
+                // A goodbye, if it can go at once.
+                Ok(()) => {
+                    let _ = Pin::new(&mut transport).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+                }
+                Err(_) => transport.abort(),
             }
-            Err(_) => self.transport.abort(),
         }
+        shared.end(over);
+        drop(shared);
         ended
     }
 
     /// Ready when the trunk is over.
-    fn poll(&mut self, cx: &mut Context<'_>, on_lane: &mut impl FnMut(Lane)) -> Poll<Result<(), TunnelError>> {
+    fn poll(&mut self, cx: &mut Context<'_>, on_lane: &mut impl FnMut(Lane<T>)) -> Poll<Result<(), TunnelError>> {
         let mut is_read = false;
         for _ in 0..READS {
             match self.poll_read(cx)? {
@@ -96,9 +88,7 @@ impl<T: Transport> Driver<T> {
             cx.waker().wake_by_ref();
         }
         self.input.rest();
-        if let Err(error) = self.send(cx)? {
-            self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
-        }
+        self.send(cx)?;
         self.look_at_lanes();
         if self.patience == Some(Duration::ZERO) {
             return Poll::Ready(Ok(()));
@@ -129,8 +119,14 @@ impl<T: Transport> Driver<T> {
         if self.input.room_left() < HEADER + MAX_PAYLOAD {
             self.input.compact();
         }
+        let mut shared = lock(&self.shared);
+        // What is said from here on is sent in this turn.
+        shared.is_woken = true;
+        let Some(transport) = &mut shared.transport else {
+            return Poll::Ready(Ok(0));
+        };
         let mut room = ReadBuf::new(self.input.room());
-        let read = Pin::new(&mut self.transport).poll_read(cx, &mut room);
+        let read = Pin::new(transport).poll_read(cx, &mut room);
         let count = room.filled().len();
         match read {
             Poll::Pending => return Poll::Pending,
@@ -143,7 +139,7 @@ impl<T: Transport> Driver<T> {
         Poll::Ready(Ok(count))
     }
 
-    fn take_frames(&mut self, on_lane: &mut impl FnMut(Lane)) -> Result<(), TunnelError> {
+    fn take_frames(&mut self, on_lane: &mut impl FnMut(Lane<T>)) -> Result<(), TunnelError> {
         let mut opened = Vec::new();
         let mut shared = lock(&self.shared);
         shared.heard = Instant::now();
@@ -173,59 +169,29 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Sends what lanes have said. The inner error: nothing can be sent any more.
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<io::Result<()>, TunnelError> {
-        let shared = Arc::clone(&self.shared);
-        let mut shared = lock(&shared);
+    /// Sends what lanes have said and are granted.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
+        let mut shared = lock(&self.shared);
         // What is granted here needs no wake.
-        shared.driver = None;
+        shared.is_woken = true;
         shared.grant();
-        let sent = match &self.write_failure {
-            Some(_) => Ok(()),
-            None => self.write(cx, &mut shared),
-        };
-        if let Err(error) = &sent {
-            shared.write_failure = Some(error.kind());
+        if !shared
+            .driver
+            .as_ref()
+            .is_some_and(|driver| driver.will_wake(cx.waker()))
+        {
+            shared.driver = Some(cx.waker().clone());
         }
-        if shared.write_failure.is_some() {
-            (self.sending, shared.output) = (Buffer::default(), Buffer::default());
-            for state in shared.lanes.values_mut() {
-                state.writer.take().into_iter().for_each(Waker::wake);
-            }
+        shared.send(cx);
+        shared.end_turn();
+        if let Some(error) = shared.failed_by.take() {
+            self.write_failure = Some((error, Instant::now() + DISCARD_DEADLINE));
         }
-        shared.driver = Some(cx.waker().clone());
-        self.sending.rest();
-        shared.output.rest();
-        shared.is_stuck = self.handed > shared.flushed || !self.sending.is_empty();
         if shared.output.len() > OUTPUT_BOUND {
             return violation("it makes us say more than it reads");
         }
         if shared.output.is_empty() {
             shared.unblock();
-        }
-        Ok(sent)
-    }
-
-    /// As far as the transport takes it.
-    fn write(&mut self, cx: &mut Context<'_>, shared: &mut Shared) -> io::Result<()> {
-        loop {
-            if self.sending.is_empty() {
-                std::mem::swap(&mut self.sending, &mut shared.output);
-                if self.sending.is_empty() {
-                    break;
-                }
-            }
-            match Pin::new(&mut self.transport).poll_write(cx, self.sending.bytes())? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(count) => {
-                    self.sending.consume(count);
-                    self.handed += count as u64;
-                }
-                Poll::Pending => break,
-            }
-        }
-        if self.handed > shared.flushed && Pin::new(&mut self.transport).poll_flush(cx)?.is_ready() {
-            shared.flushed = self.handed;
         }
         Ok(())
     }
@@ -241,14 +207,21 @@ impl<T: Transport> Driver<T> {
             (_, true, false) => Some(SERVER_IDLE),
             (_, false, _) => Some(GOAWAY_GRACE),
         };
-        drop(shared);
         if is_impatient != self.is_impatient {
             self.is_impatient = is_impatient;
-            self.transport.limit_silence(is_impatient.then_some(SILENCE_LIMIT));
+            if let Some(transport) = &shared.transport {
+                transport.limit_silence(is_impatient.then_some(SILENCE_LIMIT));
+            }
         }
         if patience != self.patience {
             self.patience = patience;
             self.idle_by = patience.map(|patience| Instant::now() + patience);
         }
+    }
+}
+
+impl<T: Transport> Drop for Driver<T> {
+    fn drop(&mut self) {
+        lock(&self.shared).end(Over::Failed(io::ErrorKind::ConnectionAborted));
     }
 }

@@ -13,16 +13,16 @@ use crate::edge::Transport;
 
 /// One lane of a trunk. Dropped, it is closed, or over by force where it was
 /// aborted or has something unread, as a socket would be.
-pub struct Lane {
-    shared: Arc<Mutex<Shared>>,
+pub struct Lane<T: Transport> {
+    shared: Arc<Mutex<Shared<T>>>,
     number: u32,
     /// Where what was written on it ends in the trunk's bytes.
     queued_to: u64,
     is_aborted: bool,
 }
 
-impl Lane {
-    pub(super) fn new(shared: Arc<Mutex<Shared>>, number: u32) -> Self {
+impl<T: Transport> Lane<T> {
+    pub(super) fn new(shared: Arc<Mutex<Shared<T>>>, number: u32) -> Self {
         Self {
             shared,
             number,
@@ -31,7 +31,7 @@ impl Lane {
         }
     }
 
-    fn failure_in(&self, shared: &Shared) -> Option<io::Error> {
+    fn failure_in(&self, shared: &Shared<T>) -> Option<io::Error> {
         let is_aborted = shared.lanes.get(&self.number).is_none_or(|state| state.is_aborted);
         match shared.over {
             Some(Over::Failed(kind)) => Some(kind.into()),
@@ -41,7 +41,7 @@ impl Lane {
     }
 }
 
-impl AsyncRead for Lane {
+impl<T: Transport> AsyncRead for Lane<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let mut guard = lock(&this.shared);
@@ -73,7 +73,7 @@ impl AsyncRead for Lane {
     }
 }
 
-impl AsyncWrite for Lane {
+impl<T: Transport> AsyncWrite for Lane<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let mut guard = lock(&this.shared);
@@ -104,6 +104,7 @@ impl AsyncWrite for Lane {
             shared.say(Kind::Data, this.number, piece);
         }
         this.queued_to = shared.queued;
+        shared.note_said();
         Poll::Ready(Ok(count))
     }
 
@@ -118,7 +119,7 @@ impl AsyncWrite for Lane {
     }
 }
 
-impl Transport for Lane {
+impl<T: Transport> Transport for Lane<T> {
     /// What waits for the driver's turn does not count: it leaves at once.
     fn has_unsent(&self) -> bool {
         let shared = lock(&self.shared);
@@ -138,14 +139,14 @@ impl Transport for Lane {
     }
 }
 
-impl Drop for Lane {
+impl<T: Transport> Drop for Lane<T> {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.leave(self.number, self.is_aborted);
     }
 }
 
-impl std::fmt::Debug for Lane {
+impl<T: Transport> std::fmt::Debug for Lane<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane")
             .field("number", &self.number)

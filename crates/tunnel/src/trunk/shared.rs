@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::MAX_LANES;
 use crate::buffer::Buffer;
+use crate::edge::Transport;
 use crate::error::TunnelError;
 
 /// Payload of one frame: a frame is at most one TLS record.
@@ -21,7 +22,7 @@ pub(super) const MAX_PAYLOAD: usize = 16 * 1024 - HEADER;
 /// Bytes that may be sent on a lane before the first grant.
 const FIRST_WINDOW: usize = 64 * 1024;
 /// A reader that keeps up is sent so much ahead at most.
-const LARGEST_WINDOW: usize = 256 * 1024;
+pub(super) const LARGEST_WINDOW: usize = 256 * 1024;
 /// Lanes write no more while so much waits to be sent.
 pub(super) const OUTPUT_LIMIT: usize = 256 * 1024;
 /// With frames that no lane waits for: a peer that makes us say more without
@@ -63,12 +64,24 @@ pub(super) enum Over {
 }
 
 /// What lanes and the driver share.
-pub(super) struct Shared {
+pub(super) struct Shared<T: Transport> {
+    /// Until the trunk is over.
+    pub(super) transport: Option<T>,
     pub(super) is_client: bool,
     pub(super) lanes: HashMap<u32, State>,
     /// The latest lane.
     last: u32,
     pub(super) output: Buffer,
+    /// What is being sent.
+    pub(super) sending: Buffer,
+    /// Times that lanes have written something since it was last sent, and since
+    /// the driver's last turn.
+    pub(super) said: usize,
+    pub(super) said_in_turn: usize,
+    /// So many times are sent at once, if they are not too few.
+    pub(super) part: usize,
+    /// Bytes that the transport took.
+    pub(super) handed: u64,
     /// Bytes that were ever put into `output`, and those of them that nobody but
     /// the kernel has any more.
     pub(super) queued: u64,
@@ -79,11 +92,16 @@ pub(super) struct Shared {
     pub(super) due: Vec<u32>,
     /// Lanes that wait for room in `output`.
     pub(super) blocked: Vec<u32>,
+    /// Once it has had its first turn.
     pub(super) driver: Option<Waker>,
+    /// Its next turn is due.
+    pub(super) is_woken: bool,
     pub(super) over: Option<Over>,
     /// Nothing can be sent any more; until the trunk is over, what the peer has
     /// said is still read.
     pub(super) write_failure: Option<io::ErrorKind>,
+    /// The same, for the driver.
+    pub(super) failed_by: Option<io::Error>,
     /// Lanes that somebody here holds.
     pub(super) held: usize,
     /// Lanes that are not content with silence.
@@ -100,7 +118,7 @@ pub(super) struct State {
     pub(super) writer: Option<Waker>,
     /// What we may still send, and what the peer may.
     pub(super) credit: usize,
-    allowed: usize,
+    pub(super) allowed: usize,
     /// What the peer is allowed when nothing is unread, and what was read
     /// without being granted anew.
     pub(super) window: usize,
@@ -134,21 +152,29 @@ impl State {
     }
 }
 
-impl Shared {
-    pub(super) fn new(is_client: bool) -> Self {
+impl<T: Transport> Shared<T> {
+    pub(super) fn new(transport: T, is_client: bool) -> Self {
         Self {
+            transport: Some(transport),
             is_client,
             lanes: HashMap::new(),
             last: 0,
             output: Buffer::default(),
+            sending: Buffer::default(),
+            said: 0,
+            said_in_turn: 0,
+            part: 0,
+            handed: 0,
             queued: 0,
             flushed: 0,
             is_stuck: false,
             due: Vec::new(),
             blocked: Vec::new(),
             driver: None,
+            is_woken: true,
             over: None,
             write_failure: None,
+            failed_by: None,
             held: 0,
             impatient: 0,
             heard: Instant::now(),
@@ -172,27 +198,6 @@ impl Shared {
     fn add(&mut self) {
         self.lanes.insert(self.last, State::new());
         self.held += 1;
-    }
-
-    /// Queues a frame; the driver sends it once all who are about to say
-    /// something have.
-    pub(super) fn say(&mut self, kind: Kind, lane: u32, payload: &[u8]) {
-        if self.write_failure.is_some() {
-            return;
-        }
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        let [_, a, b, c] = length.to_be_bytes();
-        let [d, e, f, g] = lane.to_be_bytes();
-        self.output.push(&[kind as u8, a, b, c, d, e, f, g]);
-        self.output.push(payload);
-        self.queued += (HEADER + payload.len()) as u64;
-        self.wake_driver();
-    }
-
-    pub(super) fn wake_driver(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
     }
 
     /// A frame that came. True: it opens a lane.
@@ -284,42 +289,9 @@ impl Shared {
         }
     }
 
-    /// Grants what lanes have read.
-    pub(super) fn grant(&mut self) {
-        while let Some(lane) = self.due.pop() {
-            let Some(state) = self.lanes.get_mut(&lane) else {
-                continue;
-            };
-            let mut more = std::mem::take(&mut state.ungranted);
-            if more == 0 {
-                continue;
-            }
-            // Whoever has read all of it keeps up, and is sent more ahead.
-            if state.inbox.is_empty() && state.window < LARGEST_WINDOW {
-                more += state.window;
-                state.window *= 2;
-            }
-            state.allowed += more;
-            let more = u32::try_from(more).unwrap_or(u32::MAX);
-            if !state.is_ended && !state.is_aborted {
-                self.say(Kind::Grant, lane, &more.to_be_bytes());
-            }
-        }
-    }
-
-    /// There is room again for who waits for it.
-    pub(super) fn unblock(&mut self) {
-        for lane in std::mem::take(&mut self.blocked) {
-            let Some(state) = self.lanes.get_mut(&lane) else {
-                continue;
-            };
-            state.is_blocked = false;
-            state.writer.take().into_iter().for_each(Waker::wake);
-        }
-    }
-
     /// Nothing goes on: everybody is told.
     pub(super) fn end(&mut self, over: Over) {
+        self.transport = None;
         self.over.get_or_insert(over);
         self.write_failure.get_or_insert(io::ErrorKind::BrokenPipe);
         self.output = Buffer::default();
@@ -384,6 +356,6 @@ pub(super) fn violation<R>(what: &'static str) -> Result<R, TunnelError> {
     Err(TunnelError::Trunk(what))
 }
 
-pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+pub(super) fn lock<T: Transport>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
