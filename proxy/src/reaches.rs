@@ -26,10 +26,10 @@ const FLOW: u64 = 1024 * 1024;
 const FLOW_PER_SECOND: f64 = 10.0 * 1024.0 * 1024.0;
 
 /// Where a flow has ended, others are expected for so long.
-const FLOWS: Duration = Duration::from_secs(60);
+const FLOWS: Duration = Duration::from_secs(10);
 
 /// Where calls were under way at once, they are expected to be for so long.
-const CROWD: Duration = Duration::from_secs(1);
+const CROWD: Duration = Duration::from_millis(20);
 
 /// Who knew no lanes is asked again after so long: it may be another version.
 const NO_LANES: Duration = Duration::from_secs(60);
@@ -202,12 +202,12 @@ mod tests {
             (1, ALONE, true),
             (2, IN_COMPANY, false),
             (3, ALONE, false),
-            (1001, ALONE, false),
-            (1002, ALONE, true),
-            (1003, IN_COMPANY, false),
-            (1900, IN_COMPANY, false),
-            (2899, ALONE, false),
-            (2900, ALONE, true),
+            (21, ALONE, false),
+            (22, ALONE, true),
+            (23, IN_COMPANY, false),
+            (40, IN_COMPANY, false),
+            (59, ALONE, false),
+            (60, ALONE, true),
         ];
         for (at, is_alone, expected) in calls {
             let now = start + Duration::from_millis(at);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn where_flows_are_or_no_lanes_everybody_has_a_connection_of_its_own_for_a_minute() {
+    fn where_flows_are_or_no_lanes_everybody_has_a_connection_of_its_own_for_a_while() {
         let start = Instant::now();
         let flow = Seen {
             flow: Some(start),
@@ -226,8 +226,8 @@ mod tests {
             no_lanes: Some(start),
             ..Seen::default()
         };
-        for mut seen in [flow, no_lanes] {
-            for (at, expected) in [(0, true), (59, true), (60, false)] {
+        for (mut seen, seconds) in [(flow, 10), (no_lanes, 60)] {
+            for (at, expected) in [(0, true), (seconds - 1, true), (seconds, false)] {
                 let now = start + Duration::from_secs(at);
                 assert_eq!(seen.prefers_own(IN_COMPANY, now), expected, "after {at} s");
             }
