@@ -175,12 +175,9 @@ impl<T: Transport> Driver<T> {
         // What is granted here needs no wake.
         shared.is_woken = true;
         shared.grant();
-        if !shared
-            .driver
-            .as_ref()
-            .is_some_and(|driver| driver.will_wake(cx.waker()))
-        {
-            shared.driver = Some(cx.waker().clone());
+        match &mut shared.driver {
+            Some(driver) => driver.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
         shared.send(cx);
         shared.end_turn();

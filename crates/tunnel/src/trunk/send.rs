@@ -19,8 +19,7 @@ const PARTS: usize = 2;
 const SMALLEST_PART: usize = 4;
 
 impl<T: Transport> Shared<T> {
-    /// Queues a frame; the driver sends it once all who are about to say
-    /// something have.
+    /// Queues a frame. It leaves with its part, or in the driver's next turn.
     pub(super) fn say(&mut self, kind: Kind, lane: u32, payload: &[u8]) {
         if self.write_failure.is_some() {
             return;

@@ -288,7 +288,8 @@ async fn what_could_not_leave_at_once_leaves_once_there_is_room() {
     }
     for (_, far) in &mut lanes {
         let mut received = [0; 5000];
-        far.read_exact(&mut received).await.unwrap();
+        let read = timeout(Duration::from_secs(10), far.read_exact(&mut received)).await;
+        read.expect("it never left").unwrap();
         assert_eq!(received, [7; 5000]);
     }
 }
