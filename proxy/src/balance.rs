@@ -3,10 +3,11 @@
 //!
 //! Must not know: how an endpoint is reached.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::directory::Endpoint;
 

@@ -1,9 +1,9 @@
 //! The directory, indexed by what an app dials.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 use ipnet::IpNet;
 use watchword_identity::SpiffeId;
 use watchword_proto::directory::{Directory, Egress, PeerKind, Protocol};
@@ -20,11 +20,28 @@ pub(crate) struct Endpoint {
     pub(crate) peer: PeerKind,
 }
 
+/// Who serves an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// At least one. Those of the address's family come first.
+    pub(crate) endpoints: Arc<[Endpoint]>,
+    /// The address as text, which each call tells.
+    pub(crate) address_text: Arc<str>,
+}
+
+impl Served {
+    fn new(address: SocketAddr, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            endpoints: endpoints.into(),
+            address_text: address.to_string().into(),
+        }
+    }
+}
+
 /// What the directory says of an address that an app dials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// These serve it: at least one. Those of the dialled family come first.
-    Endpoints(Arc<[Endpoint]>),
+    Served(Served),
     /// The service is known, and nothing of it serves this port.
     PortNotDeclared,
     /// One of the mesh's own addresses, but nobody's now.
@@ -36,7 +53,7 @@ pub(crate) enum Found {
 /// Answers in constant time but for the few ranges.
 #[derive(Debug, Default)]
 pub(crate) struct DirectoryIndex {
-    by_address: HashMap<SocketAddr, Arc<[Endpoint]>>,
+    by_address: HashMap<SocketAddr, Served>,
     known: HashSet<IpAddr>,
     mesh_ranges: Vec<IpNet>,
     egress: Egress,
@@ -79,7 +96,7 @@ impl DirectoryIndex {
         for (address, owners) in owners {
             // An address that two services claim has no identity.
             if let [_] = owners[..] {
-                index.by_address.insert(address, owners.into());
+                index.by_address.insert(address, Served::new(address, owners));
             }
         }
         index
@@ -93,14 +110,15 @@ impl DirectoryIndex {
             for (&port, endpoints) in by_port {
                 let mut endpoints = endpoints.clone();
                 endpoints.sort_by_key(|endpoint| endpoint.address.is_ipv4() != address.is_ipv4());
-                self.by_address.insert(SocketAddr::new(address, port), endpoints.into());
+                let address = SocketAddr::new(address, port);
+                self.by_address.insert(address, Served::new(address, endpoints));
             }
         }
     }
 
     pub(crate) fn find(&self, dialled: SocketAddr) -> Found {
-        if let Some(endpoints) = self.by_address.get(&dialled) {
-            return Found::Endpoints(Arc::clone(endpoints));
+        if let Some(served) = self.by_address.get(&dialled) {
+            return Found::Served(served.clone());
         }
         if self.known.contains(&dialled.ip()) {
             return Found::PortNotDeclared;
@@ -113,8 +131,8 @@ impl DirectoryIndex {
 
     /// Whether this endpoint is listed, with this identity.
     pub(crate) fn expects(&self, address: SocketAddr, id: &SpiffeId) -> bool {
-        let endpoints = self.by_address.get(&address);
-        endpoints.is_some_and(|endpoints| matches!(&endpoints[..], [only] if *only.id == *id))
+        let served = self.by_address.get(&address);
+        served.is_some_and(|served| matches!(&served.endpoints[..], [only] if *only.id == *id))
     }
 
     /// Whether the address is one of the mesh's workloads or services.
@@ -177,7 +195,11 @@ mod tests {
 
     fn endpoints(dialled: &str) -> Vec<String> {
         match index().find(dialled.parse().unwrap()) {
-            Found::Endpoints(found) => found.iter().map(|endpoint| endpoint.address.to_string()).collect(),
+            Found::Served(served) => {
+                assert_eq!(*served.address_text, *dialled);
+                let found = served.endpoints.iter();
+                found.map(|endpoint| endpoint.address.to_string()).collect()
+            }
             other => panic!("{other:?}"),
         }
     }

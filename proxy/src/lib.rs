@@ -38,6 +38,7 @@ mod relay;
 pub mod run;
 mod sds;
 mod snapshots;
+mod tally;
 mod telemetry;
 #[cfg(test)]
 mod testing;

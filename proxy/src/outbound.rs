@@ -16,7 +16,7 @@ use watchword_tunnel::{AppStream, Call, Carried, End, Pooled};
 
 use crate::balance::{Choice, OpenStream};
 use crate::connection::{Connection, Direction};
-use crate::directory::{Endpoint, Found};
+use crate::directory::{Endpoint, Found, Served};
 use crate::egress;
 use crate::ended::Ended;
 use crate::inbound;
@@ -41,8 +41,8 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
         }
     };
     let mut connection = mesh.connections.begin(Direction::Outbound, from, dialled);
-    let endpoints = match find(mesh, dialled) {
-        Ok(Some(endpoints)) => endpoints,
+    let served = match find(mesh, dialled) {
+        Ok(Some(served)) => served,
         Ok(None) => {
             let ended = Box::pin(egress::carry(mesh, app, dialled)).await;
             return connection.end(&ended);
@@ -52,27 +52,35 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
             return connection.end(&Ended::denied(&refusal));
         }
     };
+    let Served {
+        endpoints,
+        address_text,
+    } = served;
     let is_foreign = endpoints
         .first()
         .is_some_and(|endpoint| endpoint.peer == PeerKind::Mtls);
     let ended = if is_foreign {
         Box::pin(foreign::carry(mesh, app, (dialled, endpoints), &mut connection)).await
     } else {
+        let open = Open {
+            traceparent: String::new(),
+            requested: (*address_text).to_owned(),
+        };
         let choice = Choice::new(endpoints, dialled);
-        Box::pin(carry(mesh, (app, from), dialled, choice, &mut connection)).await
+        Box::pin(carry(mesh, (app, from), open, choice, &mut connection)).await
     };
     connection.end(&ended);
 }
 
 /// Who serves the address that the app dialled; nobody of the mesh where it is
 /// outside. An address of the mesh is never reached in plaintext.
-fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Option<Arc<[Endpoint]>>, Refusal> {
+fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Option<Served>, Refusal> {
     if mesh.credentials.valid().is_none() {
         return Err(Refusal::of(Why::NoIdentity));
     }
     let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
     match directory.find(dialled) {
-        Found::Endpoints(endpoints) => Ok(Some(endpoints)),
+        Found::Served(served) => Ok(Some(served)),
         Found::PortNotDeclared => Err(Refusal::of(Why::PortNotDeclared)),
         Found::Unlisted => Err(Refusal::of(Why::UnlistedMeshAddress)),
         Found::Outside => Ok(None),
@@ -93,14 +101,10 @@ fn is_this_workload(mesh: &Mesh, endpoint: &Endpoint) -> bool {
 async fn carry(
     mesh: &Mesh,
     (app, from): (TcpStream, SocketAddr),
-    dialled: SocketAddr,
+    open: Open,
     mut choice: Choice,
     connection: &mut Connection,
 ) -> Ended {
-    let open = Open {
-        traceparent: String::new(),
-        requested: dialled.to_string(),
-    };
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
     let mut now = Instant::now();

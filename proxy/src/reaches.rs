@@ -6,11 +6,11 @@
 //! Invariant: a lane is opened only where the handshake of its connection would
 //! be made the same way now.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use watchword_tunnel::{ClientTunnel, Pooled, Trunk};
 
 use crate::ended::Ended;

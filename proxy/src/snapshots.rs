@@ -46,7 +46,10 @@ impl Snapshots {
     pub(crate) fn declared(&self, dialled: SocketAddr) -> Result<Protocol, Refusal> {
         let directory = self.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
         match directory.find(dialled) {
-            Found::Endpoints(endpoints) => Ok(endpoints.first().map_or(Protocol::Tcp, |endpoint| endpoint.protocol)),
+            Found::Served(served) => {
+                let first = served.endpoints.first();
+                Ok(first.map_or(Protocol::Tcp, |endpoint| endpoint.protocol))
+            }
             Found::PortNotDeclared | Found::Unlisted | Found::Outside => Err(Refusal::of(Why::PortNotDeclared)),
         }
     }

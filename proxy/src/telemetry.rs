@@ -13,6 +13,7 @@ use watchword_mtls::Credentials;
 
 use crate::connection::Direction;
 use crate::control::freshness::Freshness;
+use crate::tally::{Labels, Tally};
 
 /// More peers than this share the label `other`.
 const MAX_PEERS: usize = 500;
@@ -20,13 +21,13 @@ const MAX_PEERS: usize = 500;
 /// Handed to whoever counts. Clones share the instruments.
 #[derive(Clone)]
 pub(crate) struct Telemetry {
-    connections: Counter<u64>,
+    connections: Arc<Tally<Ended>>,
     often: Arc<Often>,
     handshakes: Counter<u64>,
     handshake_duration: Histogram<f64>,
     tunnels: UpDownCounter<i64>,
     violations: Counter<u64>,
-    decisions: Counter<u64>,
+    decisions: Arc<Tally<Decided>>,
     renewals: Counter<u64>,
     expiry: Gauge<u64>,
     generation: Gauge<u64>,
@@ -95,6 +96,45 @@ impl Often {
     }
 }
 
+/// How a connection ended.
+#[derive(PartialEq, Eq, Hash)]
+struct Ended {
+    direction: &'static str,
+    peer: Arc<str>,
+    result: &'static str,
+    reason: &'static str,
+}
+
+impl Labels for Ended {
+    fn labels(&self) -> Vec<KeyValue> {
+        vec![
+            KeyValue::new("direction", self.direction),
+            KeyValue::new("peer", Arc::clone(&self.peer)),
+            KeyValue::new("result", self.result),
+            KeyValue::new("reason", self.reason),
+        ]
+    }
+}
+
+/// What a policy said, and which of its rules.
+#[derive(PartialEq, Eq, Hash)]
+struct Decided {
+    policy: Option<Arc<str>>,
+    rule: Option<Arc<str>>,
+    decision: &'static str,
+}
+
+impl Labels for Decided {
+    fn labels(&self) -> Vec<KeyValue> {
+        let text = |name: &Option<Arc<str>>| name.as_ref().map_or(Value::from(""), |name| Arc::clone(name).into());
+        vec![
+            KeyValue::new("policy", text(&self.policy)),
+            KeyValue::new("rule", text(&self.rule)),
+            KeyValue::new("decision", self.decision),
+        ]
+    }
+}
+
 /// Counts as open, under its labels, until it is dropped.
 pub(crate) struct Active<const LABELS: usize>(UpDownCounter<i64>, [KeyValue; LABELS]);
 
@@ -124,7 +164,7 @@ impl Telemetry {
         often.show(meter);
         Self {
             often,
-            connections: counter("watchword_connections", "Connections that ended, by how."),
+            connections: Tally::shown(meter, "watchword_connections", "Connections that ended, by how."),
             handshakes: counter("watchword_tunnel_handshakes", "Handshakes of tunnels, by result."),
             handshake_duration: meter
                 .f64_histogram("watchword_handshake_duration")
@@ -140,7 +180,8 @@ impl Telemetry {
                 "watchword_tunnel_violations",
                 "Tunnels that were closed because the other side broke watchword/1.",
             ),
-            decisions: counter(
+            decisions: Tally::shown(
+                meter,
                 "watchword_policy_decisions",
                 "Decisions of policies, with the rule that made them.",
             ),
@@ -208,15 +249,16 @@ impl Telemetry {
         reason: &'static str,
     ) {
         self.connection_forgotten(direction);
-        self.connections.add(
-            1,
-            &[
-                KeyValue::new("direction", direction.label()),
-                KeyValue::new("peer", self.peer_label(peer)),
-                KeyValue::new("result", result),
-                KeyValue::new("reason", reason),
-            ],
-        );
+        let ended = Ended {
+            direction: direction.label(),
+            peer: Arc::clone(peer),
+            result,
+            reason,
+        };
+        self.connections.count(ended, |new| Ended {
+            peer: self.peer_label(peer),
+            ..new
+        });
     }
 
     pub(crate) fn carried(&self, direction: Direction, bytes: u64) {
@@ -260,15 +302,12 @@ impl Telemetry {
     }
 
     pub(crate) fn decided(&self, policy: Option<&Arc<str>>, rule: Option<&Arc<str>>, decision: &'static str) {
-        let text = |name: Option<&Arc<str>>| name.map_or(Value::from(""), |name| Arc::clone(name).into());
-        self.decisions.add(
-            1,
-            &[
-                KeyValue::new("policy", text(policy)),
-                KeyValue::new("rule", text(rule)),
-                KeyValue::new("decision", decision),
-            ],
-        );
+        let decided = Decided {
+            policy: policy.cloned(),
+            rule: rule.cloned(),
+            decision,
+        };
+        self.decisions.count(decided, |new| new);
     }
 
     pub(crate) fn renewed(&self, result: &'static str) {

@@ -5,8 +5,7 @@
 //! allocates nothing. Segments deeper than the deepest prefix are not hashed,
 //! so a long path from a peer costs no more than the policies ask for.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt as _};
 use spiffe::SpiffeId;
 
 use crate::pattern::IdPattern;

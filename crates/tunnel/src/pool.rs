@@ -8,11 +8,12 @@
 
 mod idle;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use watchword_proto::tunnel::Reason;
 

@@ -3,7 +3,7 @@
 //! Invariant: a search allocates nothing, and costs what `path_trie` and
 //! `conditions` say; for gRPC it is two hashes.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::conditions::{Conditions, Search};
 use super::effect::RuleOrder;

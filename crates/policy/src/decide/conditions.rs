@@ -7,9 +7,9 @@
 //! nothing.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use http::HeaderName;
 
 use super::decision::Request;

@@ -6,7 +6,7 @@
 //! so far: a caller can't add to them. Patterns are short ([`PathPattern`]),
 //! which bounds the depth.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::path_view::PathView;
 use crate::requests::{PathPattern, Segment};

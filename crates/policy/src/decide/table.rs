@@ -3,7 +3,7 @@
 //! Invariant: a search asks for the first rule that matches, and a rule that
 //! can't be judged counts as matching where it denies, never where it allows.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::blocks::{GrpcBlocks, HttpBlocks};
 use super::conditions::Search;
