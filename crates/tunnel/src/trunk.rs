@@ -7,6 +7,7 @@
 //! that is aborted says so at once, behind no app's bytes but those that left
 //! already. Must not know: streams, apps, TLS.
 
+mod company;
 mod driver;
 mod lane;
 mod send;

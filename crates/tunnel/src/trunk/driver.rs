@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::Lane;
@@ -21,12 +22,21 @@ use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, GOAWAY_GRACE, SERVER_IDLE, SILENCE
 /// Reads before others have their turn.
 const READS: usize = 8;
 
+/// How much of what came was given to lanes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    Part,
+}
+
 pub(super) struct Driver<T: Transport> {
     shared: Arc<Mutex<Shared<T>>>,
     input: Buffer,
     /// Writing failed; what the peer still has to say is read until then.
     write_failure: Option<(io::Error, Instant)>,
     is_impatient: bool,
+    /// Less than a part has waited for others to say more.
+    has_waited: bool,
     timer: Timer,
     /// A frame that was begun must be complete by then.
     frame_by: Option<Instant>,
@@ -42,6 +52,7 @@ impl<T: Transport> Driver<T> {
             input: Buffer::default(),
             write_failure: None,
             is_impatient: false,
+            has_waited: false,
             timer: Timer::default(),
             frame_by: None,
             patience: None,
@@ -73,25 +84,23 @@ impl<T: Transport> Driver<T> {
 
     /// Ready when the trunk is over.
     fn poll(&mut self, cx: &mut Context<'_>, on_lane: &mut impl FnMut(Lane<T>)) -> Poll<Result<(), TunnelError>> {
-        let mut is_read = false;
-        for _ in 0..READS {
+        for reads in 0.. {
+            if self.take_frames(on_lane)? == Taken::Part || reads == READS {
+                let_others_go_first(cx);
+                break;
+            }
             match self.poll_read(cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => self.take_frames(on_lane)?,
-                Poll::Pending => {
-                    is_read = true;
-                    break;
-                }
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
             }
         }
-        if !is_read {
-            cx.waker().wake_by_ref();
-        }
         self.input.rest();
-        self.send(cx)?;
-        self.look_at_lanes();
-        if self.patience == Some(Duration::ZERO) {
-            return Poll::Ready(Ok(()));
+        if self.send(cx)? {
+            self.look_at_lanes();
+            if self.patience == Some(Duration::ZERO) {
+                return Poll::Ready(Ok(()));
+            }
         }
         loop {
             let failure_by = self.write_failure.as_ref().map(|(_, by)| *by);
@@ -139,10 +148,16 @@ impl<T: Transport> Driver<T> {
         Poll::Ready(Ok(count))
     }
 
-    fn take_frames(&mut self, on_lane: &mut impl FnMut(Lane<T>)) -> Result<(), TunnelError> {
+    /// Gives lanes what came for them, until there are enough of them.
+    fn take_frames(&mut self, on_lane: &mut impl FnMut(Lane<T>)) -> Result<Taken, TunnelError> {
+        if self.input.is_empty() {
+            return Ok(Taken::All);
+        }
         let mut opened = Vec::new();
         let mut shared = lock(&self.shared);
         shared.heard = Instant::now();
+        let enough = shared.hearing.times() + shared.hearing.part();
+        let mut taken = Taken::All;
         while let Some((header, rest)) = self.input.bytes().split_first_chunk::<HEADER>() {
             let [kind, a, b, c, lane @ ..] = *header;
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -152,6 +167,10 @@ impl<T: Transport> Driver<T> {
             let Some(payload) = rest.get(..length) else {
                 break;
             };
+            if shared.hearing.times() >= enough {
+                taken = Taken::Part;
+                break;
+            }
             let lane = u32::from_be_bytes(lane);
             if shared.take(kind, lane, payload)? {
                 opened.push(lane);
@@ -159,22 +178,30 @@ impl<T: Transport> Driver<T> {
             self.input.consume(HEADER + length);
             self.frame_by = None;
         }
-        if !self.input.is_empty() && self.frame_by.is_none() {
-            self.frame_by = Some(shared.heard + FRAME_DEADLINE);
+        if taken == Taken::All {
+            shared.hearing.look();
+            if !self.input.is_empty() && self.frame_by.is_none() {
+                self.frame_by = Some(shared.heard + FRAME_DEADLINE);
+            }
         }
         drop(shared);
         for number in opened {
             on_lane(Lane::new(Arc::clone(&self.shared), number));
         }
-        Ok(())
+        Ok(taken)
     }
 
-    /// Sends what lanes have said and are granted.
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
+    /// Sends what lanes have said and are granted, unless that waits for a turn.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         let mut shared = lock(&self.shared);
         // What is granted here needs no wake.
         shared.is_woken = true;
         shared.grant();
+        if shared.could_say_more() && !std::mem::replace(&mut self.has_waited, true) {
+            let_others_go_first(cx);
+            return Ok(false);
+        }
+        self.has_waited = false;
         match &mut shared.driver {
             Some(driver) => driver.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
@@ -190,7 +217,7 @@ impl<T: Transport> Driver<T> {
         if shared.output.is_empty() {
             shared.unblock();
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What they wish of the connection, and how long it is kept as it is: only
@@ -215,6 +242,13 @@ impl<T: Transport> Driver<T> {
             self.idle_by = patience.map(|patience| Instant::now() + patience);
         }
     }
+}
+
+/// The next turn comes when all have had theirs, those among them that sockets
+/// wake by then: of apps that have answered meanwhile, above all.
+fn let_others_go_first(cx: &mut Context<'_>) {
+    // It tells the runtime where it is polled, not how it ends.
+    let _ = pin!(yield_now()).poll(cx);
 }
 
 impl<T: Transport> Drop for Driver<T> {

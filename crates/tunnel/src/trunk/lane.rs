@@ -100,6 +100,7 @@ impl<T: Transport> AsyncWrite for Lane<T> {
             return Poll::Pending;
         }
         state.credit -= count;
+        shared.speaking.note(&mut state.spoke);
         for piece in bytes.get(..count).unwrap_or_default().chunks(MAX_PAYLOAD) {
             shared.say(Kind::Data, this.number, piece);
         }

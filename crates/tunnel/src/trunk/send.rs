@@ -11,13 +11,6 @@ use super::shared::{HEADER, Kind, LARGEST_WINDOW, Shared};
 use crate::buffer::Buffer;
 use crate::edge::Transport;
 
-/// What lanes say between two turns of the driver is sent in so many parts, since
-/// the other side begins with the first while the last is being said: else each
-/// side would rest while the other works.
-const PARTS: usize = 2;
-/// What so few have said is one part.
-const SMALLEST_PART: usize = 4;
-
 impl<T: Transport> Shared<T> {
     /// Queues a frame. It leaves with its part, or in the driver's next turn.
     pub(super) fn say(&mut self, kind: Kind, lane: u32, payload: &[u8]) {
@@ -45,19 +38,22 @@ impl<T: Transport> Shared<T> {
     /// A lane has written something.
     pub(super) fn note_said(&mut self) {
         self.said += 1;
-        self.said_in_turn += 1;
-        if self.said >= self.part.max(SMALLEST_PART)
+        if self.said >= self.speaking.part()
             && let Some(driver) = self.driver.clone()
         {
             self.send(&mut Context::from_waker(&driver));
         }
     }
 
+    /// Less than a part waits to be sent, and others may follow.
+    pub(super) fn could_say_more(&self) -> bool {
+        self.speaking.lanes() > 1 && (1..self.speaking.part()).contains(&self.said)
+    }
+
     /// The driver's turn is over.
     pub(super) fn end_turn(&mut self) {
         self.is_woken = false;
-        self.part = self.said_in_turn / PARTS;
-        self.said_in_turn = 0;
+        self.speaking.look();
     }
 
     /// Sends what lanes have said, as far as the transport takes it.

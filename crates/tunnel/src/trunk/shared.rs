@@ -5,14 +5,15 @@
 //! windows for what comes and by limits for what goes. Must not know: the
 //! transport, sockets of apps.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use foldhash::{HashMap, HashMapExt as _};
 use tokio::time::Instant;
 
 use super::MAX_LANES;
+use super::company::{Company, Last};
 use crate::buffer::Buffer;
 use crate::edge::Transport;
 use crate::error::TunnelError;
@@ -74,12 +75,11 @@ pub(super) struct Shared<T: Transport> {
     pub(super) output: Buffer,
     /// What is being sent.
     pub(super) sending: Buffer,
-    /// Times that lanes have written something since it was last sent, and since
-    /// the driver's last turn.
-    pub(super) said: usize,
-    pub(super) said_in_turn: usize,
-    /// So many times are sent at once, if they are not too few.
-    pub(super) part: usize,
+    /// Times that lanes have written something since it was last sent.
+    pub(super) said: u64,
+    /// Who speaks here, and who is spoken to by the other side.
+    pub(super) speaking: Company,
+    pub(super) hearing: Company,
     /// Bytes that the transport took.
     pub(super) handed: u64,
     /// Bytes that were ever put into `output`, and those of them that nobody but
@@ -115,6 +115,8 @@ pub(super) struct State {
     /// What came and was not read.
     pub(super) inbox: Buffer,
     pub(super) reader: Option<Waker>,
+    heard: Last,
+    pub(super) spoke: Last,
     pub(super) writer: Option<Waker>,
     /// What we may still send, and what the peer may.
     pub(super) credit: usize,
@@ -162,8 +164,8 @@ impl<T: Transport> Shared<T> {
             output: Buffer::default(),
             sending: Buffer::default(),
             said: 0,
-            said_in_turn: 0,
-            part: 0,
+            speaking: Company::default(),
+            hearing: Company::default(),
             handed: 0,
             queued: 0,
             flushed: 0,
@@ -234,6 +236,7 @@ impl<T: Transport> Shared<T> {
                 // Many lanes may have a little at once.
                 state.inbox.rest();
                 if let Some(reader) = state.reader.take() {
+                    self.hearing.note(&mut state.heard);
                     reader.wake();
                 }
             }

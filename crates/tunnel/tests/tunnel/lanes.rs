@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -273,6 +274,77 @@ async fn what_a_few_have_said_leaves_before_the_others_have_spoken() {
         far.read_exact(&mut [0; 8]).await.unwrap();
     }
     assert_eq!(client.writes.load(Ordering::SeqCst) - before, 2);
+}
+
+/// Else all of them would be on one side while the other one rests. An app
+/// answers by a socket, of which the runtime hears when all have had their turn.
+#[tokio::test]
+async fn half_of_those_who_call_in_step_are_answered_before_the_others_are_heard() {
+    let (near, far) = transports(1 << 20);
+    let server = far.switches();
+    let mut pair = Pair::new((near, far));
+    let (report, mut reports) = unbounded_channel();
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        let (mut caller, mut called) = pair.lane().await;
+        let (server, report) = (server.clone(), report.clone());
+        tokio::spawn(async move {
+            let (mut app, mut its_end) = UnixStream::pair().unwrap();
+            while called.read_exact(&mut [0; 8]).await.is_ok() {
+                report.send(server.writes.load(Ordering::SeqCst)).unwrap();
+                its_end.write_all(b"answer").await.unwrap();
+                // With room for more, or the runtime would know that there is something.
+                assert_eq!(app.read(&mut [0; 64]).await.unwrap(), 6);
+                called.write_all(b"answer").await.unwrap();
+            }
+        });
+        // One by one at first.
+        caller.write_all(b"question").await.unwrap();
+        caller.read_exact(&mut [0; 6]).await.unwrap();
+        callers.push(caller);
+    }
+    for round in 0..3 {
+        while reports.try_recv().is_ok() {}
+        let before = server.writes.load(Ordering::SeqCst);
+        for caller in &mut callers {
+            caller.write_all(b"question").await.unwrap();
+        }
+        for caller in &mut callers {
+            caller.read_exact(&mut [0; 6]).await.unwrap();
+        }
+        let mut sent = Vec::new();
+        while let Ok(writes) = reports.try_recv() {
+            sent.push(writes - before);
+        }
+        assert_eq!(sent, [0, 0, 0, 0, 1, 1, 1, 1], "round {round}");
+    }
+}
+
+/// One more packet costs more than one more look at who else has something.
+#[tokio::test]
+async fn what_one_has_said_goes_with_what_an_app_is_about_to_make_another_say() {
+    let (near, far) = transports(1 << 20);
+    let client = near.switches();
+    let mut pair = Pair::new((near, far));
+    let ((mut one, mut heard), (mut other, mut heard_of_other)) = (pair.lane().await, pair.lane().await);
+    let (mut app, mut its_end) = UnixStream::pair().unwrap();
+    tokio::spawn(async move {
+        while app.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {
+            other.write_all(b"question").await.unwrap();
+        }
+    });
+    let mut writes = Vec::new();
+    for _ in 0..5 {
+        let before = client.writes.load(Ordering::SeqCst);
+        its_end.write_all(b"ask").await.unwrap();
+        one.write_all(b"question").await.unwrap();
+        for heard in [&mut heard, &mut heard_of_other] {
+            heard.read_exact(&mut [0; 8]).await.unwrap();
+        }
+        writes.push(client.writes.load(Ordering::SeqCst) - before);
+    }
+    // Who has spoken once is no company yet.
+    assert_eq!(writes[2..], [1, 1, 1], "{writes:?}");
 }
 
 /// The one who speaks is not the one who drives the connection.
