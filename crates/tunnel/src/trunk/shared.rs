@@ -147,6 +147,24 @@ impl State {
         }
     }
 
+    /// So much more may be sent.
+    fn take_grant(&mut self, payload: &[u8]) -> Result<(), TunnelError> {
+        let Ok(more) = <[u8; 4]>::try_from(payload) else {
+            return violation("a grant that is not 32 bits");
+        };
+        let more = u32::from_be_bytes(more) as usize;
+        self.credit += more;
+        if self.credit > LARGEST_WINDOW {
+            return violation("more is granted than any lane may have");
+        }
+        if more > 0
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
+        Ok(())
+    }
+
     fn wake_both(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
@@ -250,21 +268,7 @@ impl<T: Transport> Shared<T> {
                 state.wake_both();
                 self.tidy(lane);
             }
-            Kind::Grant => {
-                let Ok(more) = <[u8; 4]>::try_from(payload) else {
-                    return violation("a grant that is not 32 bits");
-                };
-                let more = u32::from_be_bytes(more) as usize;
-                state.credit += more;
-                if state.credit > LARGEST_WINDOW {
-                    return violation("more is granted than any lane may have");
-                }
-                if more > 0
-                    && let Some(writer) = state.writer.take()
-                {
-                    writer.wake();
-                }
-            }
+            Kind::Grant => state.take_grant(payload)?,
             Kind::Open => {}
         }
         Ok(false)
