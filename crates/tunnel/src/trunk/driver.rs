@@ -144,6 +144,7 @@ impl<T: Transport> Driver<T> {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
         }
+        shared.heard = Instant::now();
         self.input.commit(count);
         Poll::Ready(Ok(count))
     }
@@ -155,7 +156,6 @@ impl<T: Transport> Driver<T> {
         }
         let mut opened = Vec::new();
         let mut shared = lock(&self.shared);
-        shared.heard = Instant::now();
         let enough = shared.hearing.times() + shared.hearing.part();
         let mut taken = Taken::All;
         while let Some((header, rest)) = self.input.bytes().split_first_chunk::<HEADER>() {
