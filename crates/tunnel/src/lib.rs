@@ -14,6 +14,7 @@
 //! a deadline; no byte of one stream reaches another; an app never sees a cut
 //! as the end of its data.
 
+mod bell;
 mod buffer;
 mod client;
 mod edge;
@@ -31,6 +32,7 @@ mod trunk;
 
 use std::time::Duration;
 
+pub use bell::Bell;
 pub use client::{Call, Carried, ClientTunnel, End, IdleEnd};
 pub use edge::{AppStream, Transport};
 pub use error::{CloseReason, TunnelError};

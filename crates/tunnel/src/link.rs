@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use watchword_proto::encode_payload;
 use watchword_proto::tunnel::{Goaway, Reason, Reset};
 
+use crate::bell::Bell;
 use crate::buffer::{Buffer, FRAME, FRAMES, LARGE};
 use crate::edge::Transport;
 use crate::error::TunnelError;
@@ -55,6 +56,8 @@ pub(crate) struct Link<T: Transport> {
     write_failure: Option<(io::Error, Instant)>,
     limits_silence: bool,
     transport: T,
+    /// Rings when the transport may have more to be read.
+    arrivals: Bell,
 }
 
 impl<T: Transport> Link<T> {
@@ -77,6 +80,7 @@ impl<T: Transport> Link<T> {
             write_failure: None,
             limits_silence: false,
             transport,
+            arrivals: Bell::default(),
         })
     }
 
@@ -256,8 +260,12 @@ impl<T: Transport> Link<T> {
 
     /// Once. Ready with how many bytes, at least one.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, TunnelError>> {
+        if self.arrivals.is_silent(cx) {
+            return Poll::Pending;
+        }
         let mut room = ReadBuf::new(self.input.room());
-        let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room));
+        let transport = Pin::new(&mut self.transport);
+        let read = ready!(self.arrivals.poll(cx, |cx| transport.poll_read(cx, &mut room)));
         let count = room.filled().len();
         match read {
             Ok(()) if count > 0 => {}
@@ -279,7 +287,7 @@ impl<T: Transport> Link<T> {
             self.frame_deadline = Some(Instant::now() + FRAME_DEADLINE);
         }
         let failure = self.write_failure.as_ref().map(|(_, until)| *until);
-        [self.frame_deadline, failure].into_iter().flatten().min()
+        earlier(self.frame_deadline, failure)
     }
 
     /// Fails when a deadline of the link has passed.
@@ -299,6 +307,14 @@ impl<T: Transport> Link<T> {
     /// An error of the connection that reading would find, if it were not paused.
     pub(crate) fn check_failure(&self) -> Result<(), TunnelError> {
         self.transport.failure().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The task that uses the link will do so for long, or no more.
+    pub(crate) fn is_used_for_long(&mut self, is_so: bool) {
+        match is_so {
+            true => self.arrivals.hang(),
+            false => self.arrivals.take_down(),
+        }
     }
 
     /// Nothing is done until the next wake: memory is for others meanwhile.
@@ -384,6 +400,14 @@ impl<T: Transport> Drop for Link<T> {
             Phase::Idle | Phase::Closed => {}
             _ => self.transport.abort(),
         }
+    }
+}
+
+/// Of two deadlines.
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }
 

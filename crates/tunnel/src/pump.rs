@@ -17,9 +17,10 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 use watchword_proto::tunnel::{Denied, Reason};
 
+use crate::bell::Bell;
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
-use crate::link::Link;
+use crate::link::{Link, earlier};
 use crate::machine::{Phase, Role};
 use crate::outcome::{Backlog, Closed, Owed};
 use crate::{ANSWER_PATIENCE, CHECK_INTERVAL, DISCARD_DEADLINE};
@@ -27,6 +28,10 @@ use crate::{ANSWER_PATIENCE, CHECK_INTERVAL, DISCARD_DEADLINE};
 /// What is sent along with OPEN and is no more than this, in bytes, is taken
 /// for a question: whoever has more to send needs OPENED for it.
 const QUESTION: u64 = 4 * 1024;
+
+/// A stream that has had so many turns will have more: it is told by which side
+/// each turn was caused, and leaves the other alone.
+const LONG: u32 = 10;
 
 /// Whether OPENED, which is queued, waits for the app's answer to go with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +112,9 @@ pub(crate) struct Pump<T: Transport, A: AppStream> {
     sent: u64,
     received: u64,
     waits: Waits,
+    turns: u32,
+    /// Rings when the app may have more to be read.
+    arrivals: Bell,
 }
 
 /// What the last poll left waiting.
@@ -153,6 +161,8 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             sent: 0,
             received,
             waits: Waits::default(),
+            turns: 0,
+            arrivals: Bell::default(),
         }
     }
 
@@ -196,6 +206,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
 
     /// After [`run`](Self::run): the link, and the record.
     pub(crate) fn close(mut self) -> (Box<Link<T>>, Closed<A>) {
+        self.link.is_used_for_long(false);
         let deliverable = self.link.deliverable().len();
         self.backlog.push(self.link.deliverable());
         self.link.delivered(deliverable);
@@ -219,6 +230,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
+        self.turns = self.turns.saturating_add(1);
+        if self.turns == LONG {
+            self.arrivals.hang();
+            self.link.is_used_for_long(true);
+        }
         let result = self.go_on(cx);
         if result.is_pending() {
             self.link.rest();
@@ -348,8 +364,9 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             Held::Until(moment, _) => Some(moment),
             _ => None,
         };
-        let ours = [self.opened_by, held, self.heard_out_by, waits.check_at];
-        ours.into_iter().chain([link]).flatten().min()
+        let answers = earlier(self.opened_by, held);
+        let looks = earlier(self.heard_out_by, waits.check_at);
+        earlier(link, earlier(answers, looks))
     }
 
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {

@@ -65,14 +65,18 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     /// Reads right to where it is sent from, more than a frame at once where
     /// the last one was full. None: there is no room.
     fn read_app(&mut self, cx: &mut Context<'_>, limit: usize) -> Option<Poll<io::Result<usize>>> {
+        if self.arrivals.is_silent(cx) {
+            return Some(Poll::Pending);
+        }
         let app = self.leg.app()?;
         if self.flows && self.opened {
             let mut rooms = std::array::from_fn(|_| IoSliceMut::new(&mut []));
             let count = self.link.data_rooms(&mut rooms)?;
-            return Some(app.poll_read_vectored(cx, rooms.get_mut(..count)?));
+            let rooms = rooms.get_mut(..count)?;
+            return Some(self.arrivals.poll(cx, |cx| app.poll_read_vectored(cx, rooms)));
         }
         let mut buffer = ReadBuf::new(self.link.data_room(limit)?);
-        let read = Pin::new(app).poll_read(cx, &mut buffer);
+        let read = self.arrivals.poll(cx, |cx| Pin::new(app).poll_read(cx, &mut buffer));
         let bytes = buffer.filled();
         if !self.opened {
             self.early.kept.0.extend_from_slice(bytes);
