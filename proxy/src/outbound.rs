@@ -98,48 +98,46 @@ fn is_this_workload(mesh: &Mesh, endpoint: &Endpoint) -> bool {
 }
 
 /// Tries the endpoints, each once, as long as no byte can have reached an app.
-async fn carry(
+//
+// No `async fn`, which would have room for what it is given twice, for as long
+// as the call lasts.
+fn carry(
     mesh: &Mesh,
     (app, from): (TcpStream, SocketAddr),
     open: Open,
     mut choice: Choice,
     connection: &mut Connection,
-) -> Ended {
+) -> impl Future<Output = Ended> {
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
-    let mut now = Instant::now();
-    while let Some(endpoint) = choice.next(&mesh.loads, now) {
-        connection.set_peer(Arc::clone(&endpoint.id_text));
-        let stream = mesh.loads.open(endpoint.address, now);
-        if is_this_workload(mesh, &endpoint) {
-            return match call.into_parts() {
-                Some(app) => {
-                    Box::pin(inbound::serve_self(
-                        mesh,
-                        app,
-                        (from, endpoint.address),
-                        endpoint.protocol,
-                    ))
-                    .await
-                }
-                None => last,
+    async move {
+        let mut now = Instant::now();
+        loop {
+            let Some(endpoint) = choice.next(&mesh.loads, now) else {
+                // The call is dropped here, which resets the app's connection.
+                return last;
             };
-        }
-        match carry_to(mesh, &endpoint, call, &stream).await {
-            Tried::Over(ended) => {
-                mesh.loads.succeeded(endpoint.address);
-                return ended;
+            connection.set_peer(Arc::clone(&endpoint.id_text));
+            let stream = mesh.loads.open(endpoint.address, now);
+            if is_this_workload(mesh, &endpoint) {
+                let Some(app) = call.into_parts() else { return last };
+                let ends = (from, endpoint.address);
+                return Box::pin(inbound::serve_self(mesh, app, ends, endpoint.protocol)).await;
             }
-            Tried::Unreached(again, ended) => {
-                now = Instant::now();
-                mesh.loads.failed(endpoint.address, now);
-                call = again;
-                last = ended;
+            match carry_to(mesh, &endpoint, call, &stream).await {
+                Tried::Over(ended) => {
+                    mesh.loads.succeeded(endpoint.address);
+                    return ended;
+                }
+                Tried::Unreached(again, ended) => {
+                    now = Instant::now();
+                    mesh.loads.failed(endpoint.address, now);
+                    call = again;
+                    last = ended;
+                }
             }
         }
     }
-    // The call is dropped here, which resets the app's connection.
-    last
 }
 
 /// How a try went.
@@ -151,42 +149,57 @@ enum Tried {
 
 /// Carries the call to one endpoint. A warm tunnel that the endpoint has left
 /// meanwhile is replaced by a new one, once.
-async fn carry_to(mesh: &Mesh, endpoint: &Endpoint, mut call: Call<TcpStream>, stream: &OpenStream) -> Tried {
-    let mut taken = mesh.tunnels.get(endpoint, stream).await;
-    loop {
-        let Pooled {
-            tunnel,
-            facts: standing,
-            is_warm,
-        } = match taken {
-            Ok(taken) => taken,
-            Err(ended) => return Tried::Unreached(call, ended),
-        };
-        mesh.connections.telemetry().stream_opened();
-        let Carried { tunnel, end } = tunnel.carry(call, std::future::pending()).await;
-        if let Some(tunnel) = tunnel {
-            mesh.tunnels.put_back(endpoint, tunnel, standing);
-        }
-        match end {
-            End::Denied(denied) => return Tried::Over(Ended::denied_by_peer(&denied)),
-            End::Closed(mut closed) => {
-                closed.settle(std::future::pending()).await;
-                if is_flow(closed.sent + closed.received, stream.began.elapsed()) {
-                    mesh.tunnels.note_flow(endpoint);
+//
+// No `async fn`, as above.
+fn carry_to(
+    mesh: &Mesh,
+    endpoint: &Endpoint,
+    mut call: Call<TcpStream>,
+    stream: &OpenStream,
+) -> impl Future<Output = Tried> {
+    let mut is_stale = false;
+    async move {
+        loop {
+            let taken = match is_stale {
+                true => mesh.tunnels.get_new(endpoint).await,
+                false => mesh.tunnels.get(endpoint, stream).await,
+            };
+            let Pooled {
+                tunnel,
+                facts: standing,
+                is_warm,
+            } = match taken {
+                Ok(taken) => taken,
+                Err(ended) => return Tried::Unreached(call, ended),
+            };
+            mesh.connections.telemetry().stream_opened();
+            let Carried { tunnel, end } = tunnel.carry(call, std::future::pending()).await;
+            if let Some(tunnel) = tunnel {
+                mesh.tunnels.put_back(endpoint, tunnel, standing);
+            }
+            match end {
+                End::Denied(denied) => return Tried::Over(Ended::denied_by_peer(&denied)),
+                End::Closed(mut closed) => {
+                    closed.settle(std::future::pending()).await;
+                    if is_flow(closed.sent + closed.received, stream.began.elapsed()) {
+                        mesh.tunnels.note_flow(endpoint);
+                    }
+                    return Tried::Over(Ended::of_made(&closed));
                 }
-                return Tried::Over(Ended::of_made(&closed));
+                End::Refused { errno, call } => {
+                    let error = std::io::Error::from_raw_os_error(errno.cast_signed());
+                    return Tried::Unreached(call, Ended::refused(&error.to_string()));
+                }
+                End::Replay { why, call: again } if is_warm || standing.is_lane() => {
+                    tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
+                    mesh.tunnels.give_up(endpoint, standing);
+                    call = again;
+                    is_stale = true;
+                }
+                End::Replay { why, call } => {
+                    return Tried::Unreached(call, Ended::failed(why.label(), why.to_string()));
+                }
             }
-            End::Refused { errno, call } => {
-                let error = std::io::Error::from_raw_os_error(errno.cast_signed());
-                return Tried::Unreached(call, Ended::refused(&error.to_string()));
-            }
-            End::Replay { why, call: again } if is_warm || standing.is_lane() => {
-                tracing::debug!(endpoint = %endpoint.address, reason = why.label(), "a warm tunnel was stale");
-                mesh.tunnels.give_up(endpoint, standing);
-                call = again;
-                taken = mesh.tunnels.get_new(endpoint).await;
-            }
-            End::Replay { why, call } => return Tried::Unreached(call, Ended::failed(why.label(), why.to_string())),
         }
     }
 }

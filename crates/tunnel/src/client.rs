@@ -130,24 +130,32 @@ impl<T: Transport> ClientTunnel<T> {
     /// Carries one call to its end. `cut` ends the stream and the tunnel at
     /// once, with its reason. Dropping the future resets the app and the
     /// tunnel.
-    pub async fn carry<A: AppStream>(mut self, call: Call<A>, cut: impl Future<Output = Reason>) -> Carried<T, A> {
+    // No `async fn`, which would have room for what it is given twice, for as
+    // long as the stream lasts.
+    pub fn carry<A: AppStream>(
+        mut self,
+        call: Call<A>,
+        cut: impl Future<Output = Reason>,
+    ) -> impl Future<Output = Carried<T, A>> {
         let is_fresh = self.idle_since.elapsed() < FRESH;
-        if let Err(why) = self.begin(&call).await {
-            let end = End::Replay { why, call };
-            return Carried { tunnel: None, end };
+        async move {
+            if let Err(why) = self.begin(&call).await {
+                let end = End::Replay { why, call };
+                return Carried { tunnel: None, end };
+            }
+            let early = Early {
+                kept: call.kept,
+                fin: call.fin,
+                sent: 0,
+                open_end: self.link.queued_to(),
+                is_held: !is_fresh,
+            };
+            self.link.limit_silence(!is_fresh);
+            let opened_by = Instant::now() + OPENED_DEADLINE;
+            let mut pump = Pump::opening(self.link, call.leg, early, opened_by);
+            pump.run(cut, std::future::pending()).await;
+            conclude(pump, call.open)
         }
-        let early = Early {
-            kept: call.kept,
-            fin: call.fin,
-            sent: 0,
-            open_end: self.link.queued_to(),
-            is_held: !is_fresh,
-        };
-        self.link.limit_silence(!is_fresh);
-        let opened_by = Instant::now() + OPENED_DEADLINE;
-        let mut pump = Pump::opening(self.link, call.leg, early, opened_by);
-        pump.run(cut, std::future::pending()).await;
-        conclude(pump, call.open)
     }
 
     /// Watches the idle tunnel until it is of no use any more. A pool calls

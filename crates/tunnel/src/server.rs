@@ -246,19 +246,23 @@ impl<T: Transport> Opening<T> {
         self.carry_to(Leg::of_guarded(app), cut, drain)
     }
 
-    async fn carry_to<A: AppStream>(
+    /// No `async fn`, which would have room for what it is given twice, for as
+    /// long as the stream lasts.
+    fn carry_to<A: AppStream>(
         mut self,
         leg: Leg<A>,
         cut: impl Future<Output = Reason>,
         drain: impl Future<Output = Reason>,
-    ) -> (Option<ServerTunnel<T>>, Closed<A>) {
+    ) -> impl Future<Output = (Option<ServerTunnel<T>>, Closed<A>)> {
         // A stream that waits for its answer always takes OPENED.
         let _ = self.link.queue(Type::Opened, &encode_payload(&Opened {}));
         let before = (self.delivered as u64, self.early, self.fin);
         let mut pump = Pump::opened(self.link, leg, before);
-        pump.run(cut, drain).await;
-        let (link, closed) = pump.close();
-        (reusable(link), closed)
+        async move {
+            pump.run(cut, drain).await;
+            let (link, closed) = pump.close();
+            (reusable(link), closed)
+        }
     }
 
     async fn answer(mut self, kind: Type, payload: &[u8]) -> Result<Option<ServerTunnel<T>>, TunnelError> {

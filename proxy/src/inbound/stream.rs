@@ -38,6 +38,9 @@ pub(super) struct Caller {
 /// What a tunnel is worth after a stream: nothing where it is not clean.
 type After = Result<Option<ServerTunnel<TunnelIo>>, TunnelError>;
 
+/// A stream until its end, in a box, since each protocol needs another room.
+type Serving<'a> = Pin<Box<dyn Future<Output = After> + Send + 'a>>;
+
 /// A stream that was let in, and what it takes to watch over it.
 struct Admitted<'a> {
     opening: Opening<TunnelIo>,
@@ -93,7 +96,7 @@ impl Caller {
             } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
             connection.set_peer(Arc::clone(peer_text));
-            match Box::pin(self.serve(opening, connection, &mut leaving)).await? {
+            match self.serve(opening, connection, &mut leaving).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
             }
@@ -145,13 +148,19 @@ impl Caller {
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.
-    async fn serve(&self, opening: Opening<TunnelIo>, mut connection: Connection, leaving: Leaving<'_>) -> After {
+    fn serve<'a>(
+        &'a self,
+        opening: Opening<TunnelIo>,
+        mut connection: Connection,
+        leaving: Leaving<'a>,
+    ) -> Serving<'a> {
         let changes = self.mesh().snapshots.policy_changes();
         let (question, admission) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 connection.end(&Ended::denied(&refusal));
-                return Box::pin(opening.deny(&self.word_for(&refusal))).await;
+                let denied = self.word_for(&refusal);
+                return Box::pin(async move { opening.deny(&denied).await });
             }
         };
         connection.set_protocol(question.protocol);
@@ -163,9 +172,9 @@ impl Caller {
             leaving,
         };
         match admission {
-            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))).await,
-            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)).await,
-            Admission::Requests { some_may_pass: false } => Box::pin(self.carry_requests(admitted, None)).await,
+            Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))),
+            Admission::Requests { some_may_pass: true } => Box::pin(self.serve_requests(admitted)),
+            Admission::Requests { some_may_pass: false } => Box::pin(self.carry_requests(admitted, None)),
         }
     }
 
@@ -179,24 +188,31 @@ impl Caller {
     }
 
     /// As they come.
-    async fn serve_bytes(&self, admitted: Admitted<'_>, verdict: Verdict) -> After {
+    //
+    // No `async fn`, which would have room for what it is given twice, for as
+    // long as the stream lasts.
+    fn serve_bytes<'a>(&'a self, admitted: Admitted<'a>, verdict: Verdict) -> impl Future<Output = After> + 'a {
         let mut cut = admitted.cut();
-        let ends = (self.visitor.dialled, self.visitor.from.ip());
-        let call = |first: &[u8]| self.mesh().dialler.call_app(ends, first);
-        let dial = Box::pin(dial(admitted.opening, call, &mut cut));
-        match dial.await {
-            Ok((opening, app)) => {
-                self.mesh().connections.telemetry().stream_opened();
-                let (tunnel, closed) = opening.carry_guarded(app, cut, admitted.leaving).await;
-                self.settle(
-                    admitted.connection,
-                    closed,
-                    verdict,
-                    (admitted.question, admitted.changes),
-                );
-                Ok(tunnel)
-            }
-            Err(not_dialled) => not_dialled.end(admitted.connection).await,
+        let Admitted {
+            opening,
+            connection,
+            question,
+            changes,
+            leaving,
+        } = admitted;
+        async move {
+            let call = |first: &[u8]| {
+                let ends = (self.visitor.dialled, self.visitor.from.ip());
+                self.mesh().dialler.call_app(ends, first)
+            };
+            let (opening, app) = match Box::pin(dial(opening, call, &mut cut)).await {
+                Ok(dialled) => dialled,
+                Err(not_dialled) => return not_dialled.end(connection).await,
+            };
+            self.mesh().connections.telemetry().stream_opened();
+            let (tunnel, closed) = opening.carry_guarded(app, &mut cut, leaving).await;
+            self.settle(connection, closed, verdict, (question, changes));
+            Ok(tunnel)
         }
     }
 
@@ -277,7 +293,7 @@ impl Caller {
 /// A stream that has ended without an app, and what remains of its tunnel.
 struct NotDialled {
     ended: Ended,
-    after: Pin<Box<dyn Future<Output = After> + Send>>,
+    after: Serving<'static>,
 }
 
 impl NotDialled {
