@@ -39,9 +39,9 @@ impl Served {
 }
 
 /// What the directory says of an address that an app dials.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Served(Served),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    Served(&'a Served),
     /// The service is known, and nothing of it serves this port.
     PortNotDeclared,
     /// One of the mesh's own addresses, but nobody's now.
@@ -116,9 +116,9 @@ impl DirectoryIndex {
         }
     }
 
-    pub(crate) fn find(&self, dialled: SocketAddr) -> Found {
+    pub(crate) fn find(&self, dialled: SocketAddr) -> Found<'_> {
         if let Some(served) = self.by_address.get(&dialled) {
-            return Found::Served(served.clone());
+            return Found::Served(served);
         }
         if self.known.contains(&dialled.ip()) {
             return Found::PortNotDeclared;
@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn what_is_not_listed_is_told_apart() {
-        let find = |dialled: &str| index().find(dialled.parse().unwrap());
+        let index = index();
+        let find = |dialled: &str| index.find(dialled.parse().unwrap());
         assert_eq!(find("240.0.0.1:9999"), Found::PortNotDeclared);
         assert_eq!(find("10.87.0.77:8080"), Found::Unlisted);
         assert_eq!(find("192.0.2.1:8080"), Found::Outside);

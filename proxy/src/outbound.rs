@@ -80,7 +80,7 @@ fn find(mesh: &Mesh, dialled: SocketAddr) -> Result<Option<Served>, Refusal> {
     }
     let directory = mesh.snapshots.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
     match directory.find(dialled) {
-        Found::Served(served) => Ok(Some(served)),
+        Found::Served(served) => Ok(Some(served.clone())),
         Found::PortNotDeclared => Err(Refusal::of(Why::PortNotDeclared)),
         Found::Unlisted => Err(Refusal::of(Why::UnlistedMeshAddress)),
         Found::Outside => Ok(None),

@@ -44,7 +44,8 @@ impl Snapshots {
     /// ports that the service declares, not whatever else listens on the
     /// workload's address.
     pub(crate) fn declared(&self, dialled: SocketAddr) -> Result<Protocol, Refusal> {
-        let directory = self.directory().ok_or_else(|| Refusal::of(Why::NotReady))?;
+        let directory = self.directory.load();
+        let directory = directory.as_ref().ok_or_else(|| Refusal::of(Why::NotReady))?;
         match directory.find(dialled) {
             Found::Served(served) => {
                 let first = served.endpoints.first();
