@@ -44,6 +44,13 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
     /// As [`Transport::failure`].
     fn failure(&self) -> Option<io::Error>;
 
+    /// Whether it wakes whoever reads it, always: then nobody has to look at it
+    /// before. False for an end in memory whose other end is polled by the same
+    /// task.
+    fn wakes_its_reader(&self) -> bool {
+        true
+    }
+
     /// Reads into several pieces of memory by one call, filling one after the
     /// other (readv(2)); into the first alone where that can't be. For who
     /// expects more than fits into one.

@@ -232,8 +232,10 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.turns = self.turns.saturating_add(1);
         if self.turns == LONG {
-            self.arrivals.hang();
             self.link.is_used_for_long(true);
+            if self.leg.app().is_some_and(|app| app.wakes_its_reader()) {
+                self.arrivals.hang();
+            }
         }
         let result = self.go_on(cx);
         if result.is_pending() {

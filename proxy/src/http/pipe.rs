@@ -193,6 +193,10 @@ impl AppStream for TunnelEnd {
     fn failure(&self) -> Option<io::Error> {
         self.0.lock().broken.then(|| io::ErrorKind::ConnectionReset.into())
     }
+
+    fn wakes_its_reader(&self) -> bool {
+        false
+    }
 }
 
 impl Drop for TunnelEnd {
