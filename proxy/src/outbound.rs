@@ -98,9 +98,6 @@ fn is_this_workload(mesh: &Mesh, endpoint: &Endpoint) -> bool {
 }
 
 /// Tries the endpoints, each once, as long as no byte can have reached an app.
-//
-// No `async fn`, which would have room for what it is given twice, for as long
-// as the call lasts.
 fn carry(
     mesh: &Mesh,
     (app, from): (TcpStream, SocketAddr),
@@ -110,6 +107,7 @@ fn carry(
 ) -> impl Future<Output = Ended> {
     let mut call = Call::of_guarded(app, open);
     let mut last = Ended::failed("no-endpoint", "");
+    // An `async fn` has room for its arguments twice, for as long as the call lasts.
     async move {
         let mut now = Instant::now();
         loop {
@@ -149,8 +147,6 @@ enum Tried {
 
 /// Carries the call to one endpoint. A warm tunnel that the endpoint has left
 /// meanwhile is replaced by a new one, once.
-//
-// No `async fn`, as above.
 fn carry_to(
     mesh: &Mesh,
     endpoint: &Endpoint,
@@ -158,6 +154,7 @@ fn carry_to(
     stream: &OpenStream,
 ) -> impl Future<Output = Tried> {
     let mut is_stale = false;
+    // As above.
     async move {
         loop {
             let taken = match is_stale {

@@ -130,14 +130,13 @@ impl<T: Transport> ClientTunnel<T> {
     /// Carries one call to its end. `cut` ends the stream and the tunnel at
     /// once, with its reason. Dropping the future resets the app and the
     /// tunnel.
-    // No `async fn`, which would have room for what it is given twice, for as
-    // long as the stream lasts.
     pub fn carry<A: AppStream>(
         mut self,
         call: Call<A>,
         cut: impl Future<Output = Reason>,
     ) -> impl Future<Output = Carried<T, A>> {
         let is_fresh = self.idle_since.elapsed() < FRESH;
+        // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
             if let Err(why) = self.begin(&call).await {
                 let end = End::Replay { why, call };

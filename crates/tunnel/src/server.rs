@@ -246,8 +246,6 @@ impl<T: Transport> Opening<T> {
         self.carry_to(Leg::of_guarded(app), cut, drain)
     }
 
-    /// No `async fn`, which would have room for what it is given twice, for as
-    /// long as the stream lasts.
     fn carry_to<A: AppStream>(
         mut self,
         leg: Leg<A>,
@@ -258,6 +256,7 @@ impl<T: Transport> Opening<T> {
         let _ = self.link.queue(Type::Opened, &encode_payload(&Opened {}));
         let before = (self.delivered as u64, self.early, self.fin);
         let mut pump = Pump::opened(self.link, leg, before);
+        // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
             pump.run(cut, drain).await;
             let (link, closed) = pump.close();

@@ -188,9 +188,6 @@ impl Caller {
     }
 
     /// As they come.
-    //
-    // No `async fn`, which would have room for what it is given twice, for as
-    // long as the stream lasts.
     fn serve_bytes<'a>(&'a self, admitted: Admitted<'a>, verdict: Verdict) -> impl Future<Output = After> + 'a {
         let mut cut = admitted.cut();
         let Admitted {
@@ -200,6 +197,7 @@ impl Caller {
             changes,
             leaving,
         } = admitted;
+        // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
             let call = |first: &[u8]| {
                 let ends = (self.visitor.dialled, self.visitor.from.ip());
