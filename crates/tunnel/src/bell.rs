@@ -13,8 +13,6 @@ use std::task::{Context, Poll, Wake, Waker};
 #[derive(Debug, Default)]
 pub struct Bell {
     hung: Option<Hung>,
-    /// What is waited for knows our waker.
-    is_waiting: bool,
 }
 
 #[derive(Debug)]
@@ -24,6 +22,8 @@ struct Hung {
     waker: Waker,
     /// Whom `ringer` wakes.
     task: Option<Waker>,
+    /// What is waited for knows our waker.
+    is_waiting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +67,7 @@ impl Bell {
                 waker: Waker::from(Arc::clone(&ringer)),
                 ringer,
                 task: None,
+                is_waiting: false,
             }
         });
     }
@@ -76,25 +77,30 @@ impl Bell {
         if let Some(hung) = self.hung.take() {
             *hung.ringer.lock() = None;
         }
-        self.is_waiting = false;
     }
 
     /// Looks with `look`, unless the last look found nothing and nothing has
     /// happened since. Whoever else looks at the same thing with another waker
     /// takes its wakes away from this one.
     pub fn poll<R>(&mut self, cx: &mut Context<'_>, look: impl FnOnce(&mut Context<'_>) -> Poll<R>) -> Poll<R> {
-        if self.is_silent(cx) {
-            return Poll::Pending;
+        match self.is_silent(cx) {
+            true => Poll::Pending,
+            false => self.look(cx, look),
         }
-        let Some(hung) = &self.hung else {
+    }
+
+    /// The second half of [`poll`](Self::poll), for who has to prepare a look
+    /// once it is not [silent](Self::is_silent).
+    pub(crate) fn look<R>(&mut self, cx: &mut Context<'_>, look: impl FnOnce(&mut Context<'_>) -> Poll<R>) -> Poll<R> {
+        let Some(hung) = &mut self.hung else {
             return look(cx);
         };
         let found = look(&mut Context::from_waker(&hung.waker));
-        self.is_waiting = found.is_pending();
+        hung.is_waiting = found.is_pending();
         found
     }
 
-    /// Whether a look would be in vain: for who has to prepare it.
+    /// Whether a look would be in vain.
     pub(crate) fn is_silent(&mut self, cx: &Context<'_>) -> bool {
         let Some(hung) = &mut self.hung else {
             return false;
@@ -107,9 +113,9 @@ impl Bell {
         // what comes meanwhile counts.
         let has_rung = &hung.ringer.has_rung;
         if has_rung.load(Ordering::Acquire) && has_rung.swap(false, Ordering::AcqRel) {
-            self.is_waiting = false;
+            hung.is_waiting = false;
         }
-        self.is_waiting
+        hung.is_waiting
     }
 }
 
@@ -183,5 +189,7 @@ mod tests {
         assert!(look(&mut bell, &task, &mut left) && !look(&mut bell, &task, &mut left));
         bell.take_down();
         assert!(look(&mut bell, &task, &mut left) && look(&mut bell, &task, &mut left));
+        bell.hang();
+        assert!(look(&mut bell, &task, &mut left) && !look(&mut bell, &task, &mut left));
     }
 }

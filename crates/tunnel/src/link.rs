@@ -23,7 +23,7 @@ use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::frame::{Decoder, HEADER, Header, MAX_DATA, Type};
 use crate::machine::{Machine, Phase};
-use crate::timer::Timer;
+use crate::timer::{Timer, earlier};
 use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, SILENCE_LIMIT};
 
 pub(crate) use receive::{Event, PIECES};
@@ -57,7 +57,7 @@ pub(crate) struct Link<T: Transport> {
     limits_silence: bool,
     transport: T,
     /// Rings when the transport may have more to be read.
-    arrivals: Bell,
+    pub(crate) arrivals: Bell,
 }
 
 impl<T: Transport> Link<T> {
@@ -265,7 +265,7 @@ impl<T: Transport> Link<T> {
         }
         let mut room = ReadBuf::new(self.input.room());
         let transport = Pin::new(&mut self.transport);
-        let read = ready!(self.arrivals.poll(cx, |cx| transport.poll_read(cx, &mut room)));
+        let read = ready!(self.arrivals.look(cx, |cx| transport.poll_read(cx, &mut room)));
         let count = room.filled().len();
         match read {
             Ok(()) if count > 0 => {}
@@ -307,14 +307,6 @@ impl<T: Transport> Link<T> {
     /// An error of the connection that reading would find, if it were not paused.
     pub(crate) fn check_failure(&self) -> Result<(), TunnelError> {
         self.transport.failure().map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// The task that uses the link will do so for long, or no more.
-    pub(crate) fn is_used_for_long(&mut self, is_so: bool) {
-        match is_so {
-            true => self.arrivals.hang(),
-            false => self.arrivals.take_down(),
-        }
     }
 
     /// Nothing is done until the next wake: memory is for others meanwhile.
@@ -400,14 +392,6 @@ impl<T: Transport> Drop for Link<T> {
             Phase::Idle | Phase::Closed => {}
             _ => self.transport.abort(),
         }
-    }
-}
-
-/// Of two deadlines.
-pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        _ => one.or(other),
     }
 }
 

@@ -20,9 +20,10 @@ use watchword_proto::tunnel::{Denied, Reason};
 use crate::bell::Bell;
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
-use crate::link::{Link, earlier};
+use crate::link::Link;
 use crate::machine::{Phase, Role};
 use crate::outcome::{Backlog, Closed, Owed};
+use crate::timer::earlier;
 use crate::{ANSWER_PATIENCE, CHECK_INTERVAL, DISCARD_DEADLINE};
 
 /// What is sent along with OPEN and is no more than this, in bytes, is taken
@@ -206,7 +207,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
 
     /// After [`run`](Self::run): the link, and the record.
     pub(crate) fn close(mut self) -> (Box<Link<T>>, Closed<A>) {
-        self.link.is_used_for_long(false);
+        self.link.arrivals.take_down();
         let deliverable = self.link.deliverable().len();
         self.backlog.push(self.link.deliverable());
         self.link.delivered(deliverable);
@@ -232,7 +233,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.turns = self.turns.saturating_add(1);
         if self.turns == LONG {
-            self.link.is_used_for_long(true);
+            self.link.arrivals.hang();
             if self.leg.app().is_some_and(|app| app.wakes_its_reader()) {
                 self.arrivals.hang();
             }

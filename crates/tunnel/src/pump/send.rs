@@ -73,10 +73,10 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             let mut rooms = std::array::from_fn(|_| IoSliceMut::new(&mut []));
             let count = self.link.data_rooms(&mut rooms)?;
             let rooms = rooms.get_mut(..count)?;
-            return Some(self.arrivals.poll(cx, |cx| app.poll_read_vectored(cx, rooms)));
+            return Some(self.arrivals.look(cx, |cx| app.poll_read_vectored(cx, rooms)));
         }
         let mut buffer = ReadBuf::new(self.link.data_room(limit)?);
-        let read = self.arrivals.poll(cx, |cx| Pin::new(app).poll_read(cx, &mut buffer));
+        let read = self.arrivals.look(cx, |cx| Pin::new(app).poll_read(cx, &mut buffer));
         let bytes = buffer.filled();
         if !self.opened {
             self.early.kept.0.extend_from_slice(bytes);
