@@ -1,13 +1,16 @@
 //! Connections that the sidecar itself opens: told apart from the app's, so
 //! that interception does not send them back to us.
 
+mod call;
+mod used;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use nix::libc::{EAGAIN, EINPROGRESS, ENOTCONN, ETIMEDOUT, MSG_NOSIGNAL};
+use nix::libc::{EINPROGRESS, ETIMEDOUT};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +18,8 @@ use tokio::time::timeout;
 
 use crate::config::{APP_MARK, DialFrom, Interception, LOCAL_MARK, LoopProtection, PROXY_MARK};
 use crate::intercept::way_back;
+
+pub(crate) use used::UsedSockets;
 
 /// For a TCP connection to be made (docs/wire.md).
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -59,6 +64,26 @@ impl First {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::Either } else { Self::Us }
     }
+
+    /// Before the socket connects.
+    fn prepare(self, socket: &Socket) {
+        if self == Self::Us {
+            // The handshake's last packet waits for what we send, and goes with it.
+            let _ = socket.set_tcp_quickack(false);
+        }
+    }
+}
+
+/// Where the app sees a call come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Caller(IpAddr),
+    /// Any of the reserved addresses.
+    Reserved,
+    /// The kernel's choice, for a destination of this family.
+    Own {
+        is_ipv6: bool,
+    },
 }
 
 /// How to dial without being captured, and where the app sees calls come from.
@@ -129,60 +154,27 @@ impl Dialler {
     /// Connects to the app for a caller, whose address must be that of the
     /// connection which it made, never one that it told.
     pub(crate) async fn connect_app(&self, to: SocketAddr, caller: IpAddr, first: First) -> io::Result<TcpStream> {
-        connect_to_app(self.app_socket((to, caller), first)?, to).await
+        let socket = self.app_socket(self.source((to, caller)), to)?;
+        first.prepare(&socket);
+        connect_to_app(socket, to).await
     }
 
-    /// The same, and sends what it can of `first`, since an app on this machine is
-    /// connected to at once as a rule: how much that is, and the connection. It
-    /// is guarded ([`AppStream::guard`]), and made for sure where some was sent.
-    ///
-    /// [`AppStream::guard`]: watchword_tunnel::AppStream::guard
-    pub(crate) fn call_app(
-        &self,
-        ends: (SocketAddr, IpAddr),
-        first: &[u8],
-    ) -> (usize, impl Future<Output = io::Result<TcpStream>> + use<>) {
-        let begun = self.begin_call(ends, first);
-        let sent = begun.as_ref().map_or(0, |(_, sent)| *sent);
-        let connected = async {
-            let (stream, sent) = begun?;
-            if sent == 0 {
-                connected_in_time(&stream).await?;
-            }
-            Ok(stream)
-        };
-        (sent, connected)
-    }
-
-    fn begin_call(&self, ends: (SocketAddr, IpAddr), first: &[u8]) -> io::Result<(TcpStream, usize)> {
-        let socket = self.app_socket(ends, First::of(first))?;
-        socket.set_linger(Some(Duration::ZERO))?;
-        socket.set_tcp_nodelay(true)?;
-        let stream = begin_to_connect(socket, ends.0)?;
-        if first.is_empty() {
-            return Ok((stream, 0));
-        }
-        // What tokio knows of the socket comes with the next turn only.
-        match SockRef::from(&stream).send_with_flags(first, MSG_NOSIGNAL) {
-            Ok(sent) => Ok((stream, sent)),
-            Err(error) if matches!(error.raw_os_error(), Some(EAGAIN | ENOTCONN)) => Ok((stream, 0)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn app_socket(&self, (to, caller): (SocketAddr, IpAddr), first: First) -> io::Result<Socket> {
+    fn source(&self, (to, caller): (SocketAddr, IpAddr)) -> Source {
         let [ipv4, ipv6] = self.dial_from;
         let from = if to.is_ipv4() { ipv4 } else { ipv6 };
-        let socket = match from {
-            DialFrom::Client if may_be_shown(caller, to) => self.socket_of_caller(caller)?,
-            DialFrom::Reserved => self.socket_of_reserved(to)?,
-            DialFrom::Client | DialFrom::Own => self.local_socket(to)?,
-        };
-        if first == First::Us {
-            // The handshake's last packet waits for what we send, and goes with it.
-            let _ = socket.set_tcp_quickack(false);
+        match from {
+            DialFrom::Client if may_be_shown(caller, to) => Source::Caller(caller),
+            DialFrom::Reserved => Source::Reserved,
+            DialFrom::Client | DialFrom::Own => Source::Own { is_ipv6: to.is_ipv6() },
         }
-        Ok(socket)
+    }
+
+    fn app_socket(&self, source: Source, to: SocketAddr) -> io::Result<Socket> {
+        match source {
+            Source::Caller(caller) => self.socket_of_caller(caller),
+            Source::Reserved => self.socket_of_reserved(to),
+            Source::Own { .. } => self.local_socket(to),
+        }
     }
 
     /// Connects to the app for itself: from the own address, as it would.

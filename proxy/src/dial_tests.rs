@@ -62,7 +62,7 @@ async fn app() -> (TcpListener, (SocketAddr, IpAddr)) {
 #[tokio::test]
 async fn an_app_is_sent_to_before_anybody_waits_for_it() {
     let (listener, ends) = app().await;
-    let (sent, connected) = Dialler::not_captured().call_app(ends, b"a question");
+    let (sent, connected) = Dialler::not_captured().call_app(ends, b"a question", &UsedSockets::default());
     assert_eq!(sent, 10);
     let (mut app, _) = listener.accept().await.unwrap();
     let mut heard = [0; 10];
@@ -81,7 +81,7 @@ async fn an_app_is_sent_to_before_anybody_waits_for_it() {
 #[tokio::test]
 async fn who_has_nothing_to_send_yet_is_connected_to_the_app() {
     let (listener, ends) = app().await;
-    let (sent, connected) = Dialler::not_captured().call_app(ends, b"");
+    let (sent, connected) = Dialler::not_captured().call_app(ends, b"", &UsedSockets::default());
     assert_eq!(sent, 0);
     let mut stream = connected.await.unwrap();
     let (mut app, _) = listener.accept().await.unwrap();
@@ -93,7 +93,7 @@ async fn who_has_nothing_to_send_yet_is_connected_to_the_app() {
 async fn an_app_that_is_not_there_refuses_what_would_be_sent_to_it() {
     let to = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for first in [b"a question".as_slice(), b""] {
-        let (sent, connected) = Dialler::not_captured().call_app((to, to.ip()), first);
+        let (sent, connected) = Dialler::not_captured().call_app((to, to.ip()), first, &UsedSockets::default());
         let error = connected.await.unwrap_err();
         assert_eq!((sent, error.kind()), (0, io::ErrorKind::ConnectionRefused));
     }

@@ -12,7 +12,7 @@ use crate::balance::Loads;
 use crate::canary::Canary;
 use crate::connection::Connections;
 use crate::control::identity::RenewalTrouble;
-use crate::dial::Dialler;
+use crate::dial::{Dialler, UsedSockets};
 use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
@@ -41,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) plaintext_room: PlaintextRoom,
     pub(crate) tunnels: Tunnels,
     pub(crate) app_pool: AppPool,
+    pub(crate) used_sockets: Arc<UsedSockets>,
     pub(crate) loads: Arc<Loads>,
     pub(crate) traces: Traces,
     pub(crate) canary: Canary,
@@ -60,6 +61,7 @@ impl Mesh {
             handshakes: Handshakes::default(),
             tunnels: self.tunnels.for_worker(),
             app_pool: AppPool::default(),
+            used_sockets: Arc::default(),
             loads: Arc::default(),
             ..Parts::clone(self)
         })

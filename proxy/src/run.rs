@@ -116,6 +116,7 @@ async fn build_mesh(config: &Config, metrics: &Metrics) -> Result<Mesh> {
         handshakes: Handshakes::default(),
         tunnels: Tunnels::new(means),
         app_pool: AppPool::default(),
+        used_sockets: Arc::default(),
         loads: Arc::default(),
         traces,
         canary: Canary::new(),

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -63,6 +63,13 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Reads what is there already, without waiting for the runtime to hear of it
+    /// (recv(2)): of a connection that is new to the runtime it knows nothing
+    /// until its next turn. None: nothing is there, or nobody can tell.
+    fn read_at_once(&mut self, _into: &mut [u8]) -> Option<io::Result<usize>> {
+        None
+    }
+
     /// Writes what the end of the data follows at once: both may go in one
     /// packet (MSG_MORE on TCP).
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -92,6 +99,14 @@ impl AppStream for TcpStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
             }
+        }
+    }
+
+    fn read_at_once(&mut self, into: &mut [u8]) -> Option<io::Result<usize>> {
+        let read = recv(self.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from);
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            read => Some(read),
         }
     }
 
@@ -157,11 +172,9 @@ impl<A: AppStream> Leg<A> {
         self.app.take()
     }
 
-    /// Both directions have ended: the drop is an ordinary close.
-    pub(crate) fn release(mut self) {
-        if let Some(mut app) = self.app.take() {
-            app.guard(false);
-        }
+    /// Both directions have ended.
+    pub(crate) fn release(mut self) -> Option<Released<A>> {
+        self.app.take().map(Released::new)
     }
 }
 
@@ -169,6 +182,41 @@ impl<A: AppStream> Drop for Leg<A> {
     fn drop(&mut self) {
         if let Some(app) = &mut self.app {
             app.abort();
+        }
+    }
+}
+
+/// An app's connection whose both directions have ended. Dropped, it is closed as
+/// any other.
+#[derive(Debug)]
+pub struct Released<A: AppStream> {
+    app: Option<A>,
+}
+
+impl<A: AppStream> Released<A> {
+    /// Of a connection that is [guarded](AppStream::guard).
+    pub fn new(app: A) -> Self {
+        Self { app: Some(app) }
+    }
+
+    /// The connection, to look at.
+    #[must_use]
+    pub fn app(&self) -> Option<&A> {
+        self.app.as_ref()
+    }
+
+    /// The connection, for who makes something else of it: it is guarded still
+    /// ([`AppStream::guard`]).
+    #[must_use]
+    pub fn into_guarded(mut self) -> Option<A> {
+        self.app.take()
+    }
+}
+
+impl<A: AppStream> Drop for Released<A> {
+    fn drop(&mut self) {
+        if let Some(app) = &mut self.app {
+            app.guard(false);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use watchword_proto::tunnel::Reason;
 
-use crate::edge::{AppStream, Leg};
+use crate::edge::{AppStream, Leg, Released};
 use crate::error::CloseReason;
 
 /// The record of a stream that has ended.
@@ -27,6 +27,8 @@ pub struct Closed<A: AppStream> {
     /// Bytes that the app has not taken yet, after both sides have ended the
     /// stream.
     pub owed: Option<Owed<A>>,
+    /// The app's connection, where it has ended and nothing is owed.
+    pub released: Option<Released<A>>,
 }
 
 impl<A: AppStream> Closed<A> {
@@ -41,7 +43,7 @@ impl<A: AppStream> Closed<A> {
         let why = owed.deliver(cut).await;
         self.received += (length - owed.length()) as u64;
         match why {
-            CloseReason::Finished => owed.leg.release(),
+            CloseReason::Finished => self.released = owed.leg.release(),
             why => self.why = why,
         }
     }

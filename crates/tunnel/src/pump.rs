@@ -212,13 +212,13 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
         self.backlog.push(self.link.deliverable());
         self.link.delivered(deliverable);
         let why = self.why.take().unwrap_or(CloseReason::Finished);
-        let mut owed = None;
+        let (mut owed, mut released) = (None, None);
         if matches!(why, CloseReason::Finished) {
             if self.fin_due {
                 let backlog = std::mem::take(&mut self.backlog);
                 owed = Some(Owed { leg: self.leg, backlog });
             } else {
-                self.leg.release();
+                released = self.leg.release();
             }
         }
         let closed = Closed {
@@ -226,6 +226,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             sent: self.sent,
             received: self.received,
             owed,
+            released,
         };
         (self.link, closed)
     }

@@ -199,16 +199,17 @@ impl Caller {
         } = admitted;
         // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
-            let call = |first: &[u8]| {
-                let ends = (self.visitor.dialled, self.visitor.from.ip());
-                self.mesh().dialler.call_app(ends, first)
-            };
+            let (mesh, ends) = (self.mesh(), (self.visitor.dialled, self.visitor.from.ip()));
+            let call = |first: &[u8]| mesh.dialler.call_app(ends, first, &mesh.used_sockets);
             let (opening, app) = match Box::pin(dial(opening, call, &mut cut)).await {
                 Ok(dialled) => dialled,
                 Err(not_dialled) => return not_dialled.end(connection).await,
             };
-            self.mesh().connections.telemetry().stream_opened();
-            let (tunnel, closed) = opening.carry_guarded(app, &mut cut, leaving).await;
+            mesh.connections.telemetry().stream_opened();
+            let (tunnel, mut closed) = opening.carry_guarded(app, &mut cut, leaving).await;
+            if let Some(ended) = closed.released.take() {
+                mesh.dialler.take_back(ends, ended, &mesh.used_sockets);
+            }
             self.settle(connection, closed, verdict, (question, changes));
             Ok(tunnel)
         }

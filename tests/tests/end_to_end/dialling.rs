@@ -30,16 +30,18 @@ for _ in range(16):
 
 /// Opens so many connections one after the other, eight at a time, each closed
 /// by this side first and then by the other; and again after a pause, so many times.
+/// Tells which greetings it had.
 const CLIENT: &str = r"
 import socket, sys, threading, time
 counts = [int(sys.argv[1]) // 8] * 8
-failed = []
+failed, seen = [], set()
 def call(count):
     for number in range(count):
         try:
             connection = socket.create_connection(('app', 7000), timeout=60)
             greeting = connection.recv(100)
             assert greeting, 'closed without a greeting'
+            seen.add(greeting.decode().strip())
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(100) == b''
             connection.close()
@@ -51,6 +53,7 @@ for pause in [0] + [2] * (int(sys.argv[2]) - 1):
     threads = [threading.Thread(target=call, args=[count]) for count in counts]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
+print('SEEN', *sorted(seen))
 print('FAILED', failed[0]) if failed else print('ALL', sum(counts))
 ";
 
@@ -233,6 +236,24 @@ fn from_reserved_addresses_they_do_not_and_the_app_sees_no_address_of_anybody() 
     for (ipv6, range) in [(false, "192.0.2."), (true, "100::")] {
         let seen = seen_by_app(&mesh, "c1", "app", ipv6);
         assert!(seen.starts_with(range), "{seen}");
+    }
+}
+
+#[test]
+fn callers_that_come_again_and_again_are_each_shown_by_their_own_address() {
+    let mesh = four_clients().up().unwrap();
+    let clients = ["c1", "c2", "c3", "c4"].map(|service| (service, start_client(&mesh, service, "400", "1")));
+    for (service, (mut child, output)) in clients {
+        child.wait().unwrap();
+        let word = |start: &str| output.wait_for(start, |line| line.starts_with(start)).unwrap();
+        assert_eq!(word("ALL"), "ALL 400", "{service}");
+        let own = [false, true].map(|ipv6| address(&mesh, &format!("{service}-1"), ipv6));
+        let seen = word("SEEN");
+        let seen: Vec<_> = seen.split(' ').skip(1).collect();
+        assert!(
+            !seen.is_empty() && seen.iter().all(|seen| own.iter().any(|own| own == seen)),
+            "{service}: {seen:?}"
+        );
     }
 }
 

@@ -1,18 +1,21 @@
 //! What apps and peers see on real TCP connections: resets, not ends.
 
-use std::future::{pending, poll_fn};
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::{pending, poll_fn, ready};
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use watchword_proto::tunnel::Reason;
-use watchword_tunnel::{AppStream, Call, ClientTunnel, CloseReason, Dialled, End, ServerTunnel, Transport};
+use watchword_tunnel::frame::Type;
+use watchword_tunnel::{AppStream, Call, ClientTunnel, CloseReason, Dialled, End, Released, ServerTunnel, Transport};
 
-use crate::edges::open;
+use crate::edges::{edge, next, open};
+use crate::peer::{self, Peer, frame};
 
 /// A transport without encryption.
 struct Plain(TcpStream);
@@ -100,6 +103,82 @@ async fn last_bytes_that_the_kernel_has_no_room_for_wait_and_arrive() {
     }
     near.shutdown().await.unwrap();
     assert!(reading.await.unwrap().unwrap() == sent);
+}
+
+#[tokio::test]
+async fn an_answer_leaves_before_the_runtime_has_heard_of_the_app() {
+    let (transport, _, wire) = edge(4096);
+    let mut peer = Peer { wire };
+    peer.write(&[peer::open(1), frame(Type::Data, 1, b"?")].concat()).await;
+    let opening = next(ServerTunnel::new(transport)).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut far = listener.accept().unwrap().0;
+    // An app that takes the core when it is asked, and has done when that returns.
+    let begin = |first: &[u8]| {
+        near.write_all(first).unwrap();
+        far.read_exact(&mut [0]).unwrap();
+        far.write_all(b"!").unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        near.set_nonblocking(true).unwrap();
+        (first.len(), ready(TcpStream::from_std(near).unwrap()))
+    };
+    let Dialled::Done(opening, service) = opening.dial_with(begin, pending::<Reason>()).await else {
+        panic!("the dial was stopped");
+    };
+    let mut carried = pin!(opening.carry(service, pending(), pending()));
+    assert!(
+        carried
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+    let heard = async {
+        peer.expect(Type::Opened, 1).await;
+        assert_eq!(peer.expect(Type::Data, 1).await, b"!");
+        peer.expect(Type::Fin, 1).await;
+    };
+    tokio::time::timeout(Duration::from_secs(1), heard).await.unwrap();
+    peer.write(&frame(Type::Fin, 1, &[])).await;
+    let (tunnel, closed) = carried.await;
+    assert!(tunnel.is_some());
+    assert_eq!((closed.received, closed.sent), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_there_can_be_read_at_once_and_nothing_else() {
+    let (mut near, far) = tcp().await;
+    let mut room = [0; 8];
+    assert!(near.read_at_once(&mut room).is_none());
+    assert_eq!(far.try_write(b"some").unwrap(), 4);
+    assert_eq!(near.read_at_once(&mut room).unwrap().unwrap(), 4);
+    assert_eq!(room[..4], *b"some");
+    drop(far);
+    assert_eq!(near.read_at_once(&mut room).unwrap().unwrap(), 0);
+    let (mut near, mut far) = tcp().await;
+    far.guard(true);
+    drop(far);
+    let error = near.read_at_once(&mut room).unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_released_is_closed_in_order_unless_somebody_takes_it() {
+    for is_taken in [false, true] {
+        let (mut app, mut far) = tcp().await;
+        app.guard(true);
+        let released = Released::new(app);
+        let taken = is_taken.then(|| released.into_guarded().unwrap());
+        drop(taken);
+        let read = far.read(&mut [0]).await;
+        assert_eq!(
+            read.map_err(|error| error.kind()),
+            match is_taken {
+                false => Ok(0),
+                true => Err(io::ErrorKind::ConnectionReset),
+            }
+        );
+    }
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ fn connections_and_questions_take_no_more_system_calls_than_they_did() {
     Load::start(&mesh, "orders", &["short", "10", "1"]).done_without_loss(&mesh);
     let mut dear = String::new();
     for (what, load, most) in [
-        ("a connection", &["short", "500", "1"][..], [34.0, 45.0]),
+        ("a connection", &["short", "500", "1"][..], [32.0, 31.5]),
         ("a question", &["keep", "5"], [9.6, 9.6]),
     ] {
         for ((side, count), most) in ["web", "orders"].iter().zip(calls_for_one(&mesh, load)).zip(most) {
