@@ -53,7 +53,7 @@ async fn an_app_that_is_sent_to_first_is_called_by_that_packet() {
 }
 
 /// An app that listens on loopback, its address, and a caller's.
-async fn app() -> (TcpListener, (SocketAddr, IpAddr)) {
+pub(super) async fn app() -> (TcpListener, (SocketAddr, IpAddr)) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, (address, address.ip()))

@@ -199,17 +199,10 @@ impl<A: AppStream> Released<A> {
         Self { app: Some(app) }
     }
 
-    /// The connection, to look at.
-    #[must_use]
-    pub fn app(&self) -> Option<&A> {
-        self.app.as_ref()
-    }
-
-    /// The connection, for who makes something else of it: it is guarded still
-    /// ([`AppStream::guard`]).
-    #[must_use]
-    pub fn into_guarded(mut self) -> Option<A> {
-        self.app.take()
+    /// The connection where `is_wanted`, for who makes something else of it: it is
+    /// guarded still ([`AppStream::guard`]). Otherwise it is closed.
+    pub fn into_guarded_if(mut self, is_wanted: impl FnOnce(&A) -> bool) -> Option<A> {
+        self.app.take_if(|app| is_wanted(app))
     }
 }
 

@@ -43,11 +43,10 @@ impl Dialler {
     pub(crate) fn take_back(&self, ends: (SocketAddr, IpAddr), ended: Released<TcpStream>, used: &UsedSockets) {
         let source = self.source(ends);
         // Each of those has an address that chance picked, so that all are used.
-        if source != Source::Reserved && ended.app().is_some_and(used::is_over) {
-            let renewed = ended.into_guarded().map(used::renew);
-            if let Some(Ok(socket)) = renewed {
-                used.keep(source, socket);
-            }
+        let may_be_kept = source != Source::Reserved;
+        let over = ended.into_guarded_if(|stream| may_be_kept && used::is_over(stream));
+        if let Some(Ok(socket)) = over.map(used::renew) {
+            used.keep(source, socket);
         }
     }
 
@@ -64,7 +63,6 @@ impl Dialler {
         };
         let stream = match used.take(source).map(connect) {
             Some(Ok(stream)) => stream,
-            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
             // Whatever a used socket can't do is tried with a new one.
             Some(Err(_)) | None => connect(self.guarded_socket(source, to)?)?,
         };

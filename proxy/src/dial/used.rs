@@ -1,10 +1,10 @@
 //! Sockets that have called the app, for the next call from the same address.
 //!
-//! An app sees its caller's address, so a socket for it takes seven system calls
-//! until it can connect. One whose connection is over has all of that already:
-//! connect() to no address (AF_UNSPEC, connect(2)) makes it new but for its
-//! options and the address that it is bound to; its port is free. It is closed by
-//! nobody, either (docs/decisions/0029).
+//! An app sees its caller's address, so a socket takes seven system calls until it
+//! can call it. One whose connection is over has them behind it: connect() to no
+//! address (AF_UNSPEC, connect(2)) takes the connection away and leaves options
+//! and the address that it is bound to; its port is free. And nobody closes it
+//! (docs/decisions/0029).
 //!
 //! Invariants: a socket is kept only where the app's kernel has acknowledged all
 //! that was sent, the end included, so that nothing is lost with it; there are so
@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::libc::{self, ENOTCONN};
 use nix::sys::socket::{SockaddrIn, connect};
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use super::Source;
 
-/// More than are ever between two calls where calls come as fast as they can.
+/// Of so many calls that end at once all sockets are used again.
 const MOST: usize = 64;
 
 /// Of one worker, which alone takes and keeps them.
@@ -32,17 +32,21 @@ pub(crate) struct UsedSockets(Mutex<VecDeque<(Source, Socket)>>);
 impl UsedSockets {
     /// The one that was used last, whose memory is the warmest.
     pub(super) fn take(&self, source: Source) -> Option<Socket> {
-        let mut sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = self.lock();
         let last = sockets.iter().rposition(|(bound, _)| *bound == source)?;
         sockets.remove(last).map(|(_, socket)| socket)
     }
 
     pub(super) fn keep(&self, source: Source, socket: Socket) {
-        let mut sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = self.lock();
         if sockets.len() >= MOST {
             sockets.pop_front();
         }
         sockets.push_back((source, socket));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Source, Socket)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,22 +2,21 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use watchword_tunnel::Released;
 
 use super::*;
+use crate::dial::tests::app;
 use crate::dial::{Dialler, new_socket};
 
-type Ends = (SocketAddr, IpAddr);
+const SOON: Duration = Duration::from_secs(10);
 
-/// An app that listens on loopback, its address, and a caller's.
-async fn app() -> (TcpListener, Ends) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, (address, address.ip()))
-}
+type Ends = (SocketAddr, IpAddr);
 
 /// A call, and both ends of it.
 async fn call(listener: &TcpListener, ends: Ends, used: &UsedSockets) -> (TcpStream, TcpStream) {
@@ -42,9 +41,12 @@ async fn ended_call(listener: &TcpListener, ends: Ends, used: &UsedSockets, app_
         called.shutdown().await.unwrap();
         assert_eq!(read_all(&mut caller).await.unwrap(), b"!");
     }
-    while !is_over(&caller) {
-        tokio::task::yield_now().await;
-    }
+    let over = async {
+        while !is_over(&caller) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, over).await.unwrap();
     caller
 }
 
@@ -61,15 +63,19 @@ fn kept(used: &UsedSockets) -> usize {
 async fn a_socket_whose_connection_has_ended_calls_again_as_a_new_one_would() {
     let (listener, ends) = app().await;
     let used = UsedSockets::default();
-    let mut ports = Vec::new();
+    let (mut ports, mut cookies) = (Vec::new(), Vec::new());
     for app_first in [true, false, true] {
         let caller = ended_call(&listener, ends, &used, app_first).await;
         ports.push(caller.local_addr().unwrap().port());
+        // The kernel's name for the socket.
+        cookies.push(SockRef::from(&caller).cookie().unwrap());
         Dialler::not_captured().take_back(ends, Released::new(caller), &used);
         assert_eq!(kept(&used), 1);
     }
     ports.dedup();
     assert_eq!(ports.len(), 3, "{ports:?}");
+    cookies.dedup();
+    assert_eq!(cookies.len(), 1, "{cookies:?}");
     let (caller, mut called) = call(&listener, ends, &used).await;
     assert_eq!(kept(&used), 0);
     assert!(caller.nodelay().unwrap());

@@ -16,7 +16,7 @@ use super::shared::{HEADER, MAX_PAYLOAD, OUTPUT_BOUND, Over, Shared, lock, viola
 use crate::buffer::Buffer;
 use crate::edge::Transport;
 use crate::error::TunnelError;
-use crate::timer::Timer;
+use crate::timer::{Timer, earlier};
 use crate::{DISCARD_DEADLINE, FRAME_DEADLINE, GOAWAY_GRACE, SERVER_IDLE, SILENCE_LIMIT};
 
 /// Reads before others have their turn.
@@ -104,8 +104,7 @@ impl<T: Transport> Driver<T> {
         }
         loop {
             let failure_by = self.write_failure.as_ref().map(|(_, by)| *by);
-            let deadlines = [self.frame_by, self.idle_by, failure_by];
-            let deadline = deadlines.into_iter().flatten().min();
+            let deadline = earlier(failure_by, earlier(self.frame_by, self.idle_by));
             if self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }

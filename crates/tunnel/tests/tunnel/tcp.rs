@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::frame::Type;
 use watchword_tunnel::{AppStream, Call, ClientTunnel, CloseReason, Dialled, End, Released, ServerTunnel, Transport};
 
 use crate::edges::{edge, next, open};
 use crate::peer::{self, Peer, frame};
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// A transport without encryption.
 struct Plain(TcpStream);
@@ -136,10 +140,10 @@ async fn an_answer_leaves_before_the_runtime_has_heard_of_the_app() {
         peer.expect(Type::Opened, 1).await;
         assert_eq!(peer.expect(Type::Data, 1).await, b"!");
     };
-    tokio::time::timeout(Duration::from_secs(1), heard).await.unwrap();
+    timeout(SOON, heard).await.unwrap();
     drop(far);
     peer.write(&frame(Type::Fin, 1, &[])).await;
-    let (tunnel, closed) = carried.await;
+    let (tunnel, closed) = timeout(SOON, carried).await.unwrap();
     assert!(tunnel.is_some());
     assert_eq!((closed.received, closed.sent), (1, 1));
 }
@@ -147,12 +151,16 @@ async fn an_answer_leaves_before_the_runtime_has_heard_of_the_app() {
 /// What [`AppStream::read_at_once`] finds, once there is something.
 async fn read_at_once(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut room = [0; 8];
-    loop {
-        if let Some(read) = stream.read_at_once(&mut room) {
-            return read.map(|count| room[..count].to_vec());
+    let found = async {
+        loop {
+            if let Some(read) = stream.read_at_once(&mut room) {
+                return read;
+            }
+            yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    let count = timeout(SOON, found).await.unwrap()?;
+    Ok(room[..count].to_vec())
 }
 
 #[tokio::test]
@@ -177,7 +185,8 @@ async fn a_connection_that_was_released_is_closed_in_order_unless_somebody_takes
         let (mut app, mut far) = tcp().await;
         app.guard(true);
         let released = Released::new(app);
-        let taken = is_taken.then(|| released.into_guarded().unwrap());
+        let taken = released.into_guarded_if(|_| is_taken);
+        assert_eq!(taken.is_some(), is_taken);
         drop(taken);
         let read = far.read(&mut [0]).await;
         assert_eq!(
@@ -264,7 +273,7 @@ async fn an_app_that_resets_is_seen_even_while_nobody_reads_it() {
     let reset = error.is_err() || {
         loop {
             match far.write_all(b"y").await {
-                Ok(()) => tokio::task::yield_now().await,
+                Ok(()) => yield_now().await,
                 Err(_) => break true,
             }
         }
