@@ -53,6 +53,10 @@ impl Transport for Own {
         self.tls.has_unsent()
     }
 
+    fn has_given_all(&self) -> bool {
+        self.tls.has_given_all()
+    }
+
     fn abort(&mut self) {
         // It fails only on what is no socket; the drop closes it either way.
         let _ = self.tls.get_ref().set_zero_linger();
@@ -93,6 +97,13 @@ impl Transport for TunnelIo {
         match self {
             Self::Own(own) => own.has_unsent(),
             Self::Lane(lane) => lane.has_unsent(),
+        }
+    }
+
+    fn has_given_all(&self) -> bool {
+        match self {
+            Self::Own(own) => own.has_given_all(),
+            Self::Lane(lane) => lane.has_given_all(),
         }
     }
 

@@ -10,7 +10,7 @@ use rustls::server::Acceptor;
 use rustls::{CertificateError, ClientConfig, CommonState};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use watchword_identity::{SpiffeId, Svid};
@@ -122,11 +122,24 @@ impl Peer {
 #[derive(Debug)]
 pub struct TlsStream<IO> {
     inner: tokio_rustls::TlsStream<IO>,
+    /// Met behind bytes that were read: the next read is told.
+    failure: Option<io::Error>,
+    has_given_all: bool,
 }
 
 impl<IO> TlsStream<IO> {
     pub(crate) fn new(inner: tokio_rustls::TlsStream<IO>) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            failure: None,
+            has_given_all: false,
+        }
+    }
+
+    /// Whether the latest read has found nothing behind what it gave, and wakes its
+    /// task for more as one that has to wait would.
+    pub fn has_given_all(&self) -> bool {
+        self.has_given_all
     }
 
     /// The connection underneath.
@@ -168,7 +181,33 @@ impl<IO> TlsStream<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(cx, buffer)
+        let this = self.get_mut();
+        this.has_given_all = false;
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Err(failure));
+        }
+        let before = buffer.filled().len();
+        while buffer.remaining() > 0 {
+            match Pin::new(&mut this.inner).poll_fill_buf(cx) {
+                Poll::Ready(Ok([])) => break,
+                Poll::Ready(Ok(bytes)) => {
+                    let count = bytes.len().min(buffer.remaining());
+                    buffer.put_slice(bytes.get(..count).unwrap_or_default());
+                    Pin::new(&mut this.inner).consume(count);
+                }
+                Poll::Ready(Err(failure)) if buffer.filled().len() > before => {
+                    this.failure = Some(failure);
+                    break;
+                }
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending if buffer.filled().len() > before => {
+                    this.has_given_all = true;
+                    break;
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

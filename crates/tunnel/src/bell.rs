@@ -100,6 +100,14 @@ impl Bell {
         found
     }
 
+    /// The latest look has found something, and that it is all there is: what was
+    /// looked at knows our waker.
+    pub(crate) fn wait(&mut self) {
+        if let Some(hung) = &mut self.hung {
+            hung.is_waiting = true;
+        }
+    }
+
     /// Whether a look would be in vain.
     pub(crate) fn is_silent(&mut self, cx: &Context<'_>) -> bool {
         let Some(hung) = &mut self.hung else {

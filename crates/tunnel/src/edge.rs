@@ -23,6 +23,13 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Whether bytes that `poll_write` took were not handed to the kernel yet.
     fn has_unsent(&self) -> bool;
 
+    /// Whether the latest read, which has given something, has also found that
+    /// this was all, and wakes its task for more as one that has to wait would.
+    /// Then it need not be read once more to learn that. False where nobody knows.
+    fn has_given_all(&self) -> bool {
+        false
+    }
+
     /// Makes the next drop a reset: what was not sent is thrown away, and
     /// nothing waits (zero linger on TCP).
     fn abort(&mut self);

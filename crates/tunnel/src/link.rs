@@ -33,6 +33,15 @@ const AHEAD: usize = 512;
 /// Who reads so much at once will soon have more.
 const FLOW: usize = FRAME / 2;
 
+/// With how much of what has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// There may be more.
+    Some,
+    /// More will wake the task: it need not look for it.
+    WithAll,
+}
+
 #[derive(Debug)]
 pub(crate) struct Link<T: Transport> {
     pub(crate) machine: Machine,
@@ -233,7 +242,7 @@ impl<T: Transport> Link<T> {
 
     /// Reads more. Ready after at least one byte; a flow is read as far as it
     /// has come. `ahead`: only into memory that is free without moving anything.
-    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, ahead: bool) -> Poll<Result<(), TunnelError>> {
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, ahead: bool) -> Poll<Result<Filled, TunnelError>> {
         if let Some(error) = self.read_failure.take() {
             return Poll::Ready(Err(error));
         }
@@ -244,22 +253,22 @@ impl<T: Transport> Link<T> {
         if !ahead && self.input.room_left() < FRAME {
             self.input.compact();
         }
-        let mut count = ready!(self.poll_read(cx))?;
-        while count >= FLOW && self.input.room_left() >= FRAME {
+        let (mut count, mut filled) = ready!(self.poll_read(cx))?;
+        while filled == Filled::Some && count >= FLOW && self.input.room_left() >= FRAME {
             match self.poll_read(cx) {
-                Poll::Ready(Ok(more)) => count = more,
+                Poll::Ready(Ok(more)) => (count, filled) = more,
                 Poll::Ready(Err(error)) => {
                     self.read_failure = Some(error);
                     break;
                 }
-                Poll::Pending => break,
+                Poll::Pending => return Poll::Ready(Ok(Filled::WithAll)),
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(filled))
     }
 
     /// Once. Ready with how many bytes, at least one.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, TunnelError>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, Filled), TunnelError>> {
         if self.arrivals.is_silent(cx) {
             return Poll::Pending;
         }
@@ -275,7 +284,11 @@ impl<T: Transport> Link<T> {
             _ => return Poll::Ready(Err(TunnelError::Truncated)),
         }
         self.input.commit(count);
-        Poll::Ready(Ok(count))
+        if !self.transport.has_given_all() {
+            return Poll::Ready(Ok((count, Filled::Some)));
+        }
+        self.arrivals.wait();
+        Poll::Ready(Ok((count, Filled::WithAll)))
     }
 
     /// When something must have happened by, as far as the link alone knows.

@@ -12,7 +12,7 @@ use super::{Answer, Pump};
 use crate::edge::{AppStream, Leg, Transport};
 use crate::error::{CloseReason, TunnelError};
 use crate::frame::Type;
-use crate::link::{Event, PIECES};
+use crate::link::{Event, Filled, PIECES};
 use crate::machine::{Farewell, Phase};
 
 /// Who is in the way of what was received.
@@ -33,6 +33,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
     /// happened that may let the other direction go on.
     pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         let mut changed = false;
+        let mut filled = Filled::Some;
         while self.settle_by.is_none() {
             let slow = match self.deliver(cx) {
                 Poll::Ready(Ok(())) => false,
@@ -51,7 +52,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             if self.waits.app_is_slow {
                 if self.link.end_read().is_none() {
                     match self.link.poll_fill(cx, true)? {
-                        Poll::Ready(()) => continue,
+                        Poll::Ready(_) => continue,
                         Poll::Pending => return Ok(changed),
                     }
                 }
@@ -60,8 +61,11 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             }
             match self.link.next_event()? {
                 Some(event) => changed |= self.take(event)?,
-                None if self.link.poll_fill(cx, false)?.is_pending() => return Ok(changed),
-                None => {}
+                None if filled == Filled::WithAll => return Ok(changed),
+                None => match self.link.poll_fill(cx, false)? {
+                    Poll::Ready(now) => filled = now,
+                    Poll::Pending => return Ok(changed),
+                },
             }
         }
         Ok(true)

@@ -84,14 +84,18 @@ impl<T: Transport> Driver<T> {
 
     /// Ready when the trunk is over.
     fn poll(&mut self, cx: &mut Context<'_>, on_lane: &mut impl FnMut(Lane<T>)) -> Poll<Result<(), TunnelError>> {
+        let mut has_read_all = false;
         for reads in 0.. {
             if self.take_frames(on_lane)? == Taken::Part || reads == READS {
                 let_others_go_first(cx);
                 break;
             }
+            if has_read_all {
+                break;
+            }
             match self.poll_read(cx)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => {}
+                Poll::Ready((0, _)) => return Poll::Ready(Ok(())),
+                Poll::Ready((_, is_all)) => has_read_all = is_all,
                 Poll::Pending => break,
             }
         }
@@ -123,7 +127,8 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, TunnelError>> {
+    /// Once: how many bytes, and whether more of them will wake us.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, bool), TunnelError>> {
         if self.input.room_left() < HEADER + MAX_PAYLOAD {
             self.input.compact();
         }
@@ -131,11 +136,12 @@ impl<T: Transport> Driver<T> {
         // What is said from here on is sent in this turn.
         shared.is_woken = true;
         let Some(transport) = &mut shared.transport else {
-            return Poll::Ready(Ok(0));
+            return Poll::Ready(Ok((0, false)));
         };
         let mut room = ReadBuf::new(self.input.room());
-        let read = Pin::new(transport).poll_read(cx, &mut room);
+        let read = Pin::new(&mut *transport).poll_read(cx, &mut room);
         let count = room.filled().len();
+        let is_all = transport.has_given_all();
         match read {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(())) => {}
@@ -145,7 +151,7 @@ impl<T: Transport> Driver<T> {
         }
         shared.heard = Instant::now();
         self.input.commit(count);
-        Poll::Ready(Ok(count))
+        Poll::Ready(Ok((count, is_all)))
     }
 
     /// Gives lanes what came for them, until there are enough of them.

@@ -19,6 +19,8 @@ pub struct Lane<T: Transport> {
     /// Where what was written on it ends in the trunk's bytes.
     queued_to: u64,
     is_aborted: bool,
+    /// See [`Transport::has_given_all`].
+    has_given_all: bool,
 }
 
 impl<T: Transport> Lane<T> {
@@ -28,6 +30,7 @@ impl<T: Transport> Lane<T> {
             number,
             queued_to: 0,
             is_aborted: false,
+            has_given_all: false,
         }
     }
 
@@ -54,6 +57,10 @@ impl<T: Transport> AsyncRead for Lane<T> {
             state.inbox.consume(count);
             state.inbox.rest();
             state.ungranted += count;
+            this.has_given_all = state.inbox.is_empty() && !state.is_ended && !state.is_aborted && shared.over.is_none();
+            if this.has_given_all {
+                state.reader = Some(cx.waker().clone());
+            }
             if state.ungranted >= state.window / 2 {
                 shared.due.push(this.number);
                 shared.wake_driver();
@@ -121,6 +128,10 @@ impl<T: Transport> AsyncWrite for Lane<T> {
 }
 
 impl<T: Transport> Transport for Lane<T> {
+    fn has_given_all(&self) -> bool {
+        self.has_given_all
+    }
+
     /// What waits for the driver's turn does not count: it leaves at once.
     fn has_unsent(&self) -> bool {
         let shared = lock(&self.shared);
