@@ -17,6 +17,7 @@ use crate::egress::Way;
 use crate::handshakes::Handshakes;
 use crate::http::app_pool::AppPool;
 use crate::live_tunnels::LiveTunnels;
+use crate::outbound::Carriers;
 use crate::plaintext_room::PlaintextRoom;
 use crate::snapshots::Snapshots;
 use crate::tunnels::Tunnels;
@@ -42,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) tunnels: Tunnels,
     pub(crate) app_pool: AppPool,
     pub(crate) used_sockets: Arc<UsedSockets>,
+    pub(crate) carriers: Arc<Carriers>,
     pub(crate) loads: Arc<Loads>,
     pub(crate) traces: Traces,
     pub(crate) canary: Canary,
@@ -62,6 +64,7 @@ impl Mesh {
             tunnels: self.tunnels.for_worker(),
             app_pool: AppPool::default(),
             used_sockets: Arc::default(),
+            carriers: Arc::default(),
             loads: Arc::default(),
             ..Parts::clone(self)
         })

@@ -3,6 +3,7 @@
 //! is called without a tunnel, by [`foreign`]; what is not the mesh's, if at
 //! all, by [`egress`].
 
+mod carriers;
 mod foreign;
 
 use std::net::SocketAddr;
@@ -25,11 +26,7 @@ use crate::mesh::Mesh;
 use crate::reaches::is_flow;
 use crate::refusal::{Refusal, Why};
 
-/// Takes a connection that the kernel sent to us, as a task of its own.
-pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {
-    let mesh = mesh.clone();
-    tokio::spawn(async move { send(&mesh, app, from).await });
-}
+pub(crate) use carriers::{Carriers, begin};
 
 /// From the accepted connection to its end.
 async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {

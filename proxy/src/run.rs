@@ -117,6 +117,7 @@ async fn build_mesh(config: &Config, metrics: &Metrics) -> Result<Mesh> {
         tunnels: Tunnels::new(means),
         app_pool: AppPool::default(),
         used_sockets: Arc::default(),
+        carriers: Arc::default(),
         loads: Arc::default(),
         traces,
         canary: Canary::new(),

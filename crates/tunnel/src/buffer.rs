@@ -162,6 +162,18 @@ impl Buffer {
         }
     }
 
+    /// As [`push`](Self::push), for bytes that rest here until somebody is woken
+    /// to take them.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        if self.is_empty() && bytes.len() <= SMALL {
+            give_back(std::mem::replace(&mut self.memory, bytes.to_vec()));
+            (self.start, self.end) = (0, bytes.len());
+        } else {
+            self.push(bytes);
+            self.rest();
+        }
+    }
+
     fn is_folded(&self) -> bool {
         self.memory.len() < LARGE
     }

@@ -250,9 +250,8 @@ impl<T: Transport> Shared<T> {
                     self.tidy(lane);
                     return Ok(false);
                 }
-                state.inbox.push(payload);
                 // Many lanes may have a little at once.
-                state.inbox.rest();
+                state.inbox.keep(payload);
                 if let Some(reader) = state.reader.take() {
                     self.hearing.note(&mut state.heard);
                     reader.wake();
