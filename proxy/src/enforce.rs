@@ -63,18 +63,27 @@ impl Question {
         self.counted(policies.decide_request(&self.call(), &facts.as_request()))
     }
 
+    /// Whether the connection would have to end now; nobody counts it.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.policies()
+            .map_or(true, |policies| self.denial_by(&policies).is_some())
+    }
+
     /// Resolves when policies have changed so that this connection would be
     /// denied.
     pub(crate) async fn cut_when_denied(&self, changes: Receiver<u64>) -> Reason {
-        self.denied_later(changes, |policies| match self.protocol {
+        self.denied_later(changes, |policies| self.denial_by(policies)).await;
+        Reason::PolicyChanged
+    }
+
+    fn denial_by(&self, policies: &PolicySet) -> Option<Decision> {
+        match self.protocol {
             Protocol::Tcp => denial(policies.decide(&self.call())),
             Protocol::Http | Protocol::Grpc => match policies.gate(&self.call()) {
                 Gate::Closed(decision) => Some(decision),
                 Gate::Open | Gate::Futile(_) => None,
             },
-        })
-        .await;
-        Reason::PolicyChanged
+        }
     }
 
     /// Resolves when policies have changed so that this request would be denied.

@@ -7,6 +7,7 @@
 mod foreign;
 mod lanes;
 mod plaintext;
+mod policy_news;
 mod single;
 mod stream;
 mod to_self;

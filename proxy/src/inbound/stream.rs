@@ -8,12 +8,12 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch::Receiver;
 use watchword_daemon::sleep_until;
 use watchword_identity::Bundle;
 use watchword_proto::tunnel::{Denied, Reason};
 use watchword_tunnel::{AppStream, CloseReason, Closed, Dialled, Opening, ServerTunnel, TunnelError};
 
+use super::policy_news::PolicyNews;
 use crate::connection::{Connection, Direction};
 use crate::dial::First;
 use crate::ended::{Ended, Verdict};
@@ -46,19 +46,14 @@ struct Admitted<'a> {
     opening: Opening<TunnelIo>,
     connection: Connection,
     question: Question,
-    changes: Receiver<u64>,
-    leaving: Leaving<'a>,
+    watch: Watch<'a>,
 }
 
-/// Why no stream may follow; a tunnel has one for all of its streams.
-type Leaving<'a> = &'a mut (dyn Future<Output = Reason> + Send + Unpin);
-
-impl Admitted<'_> {
-    /// Resolves when policies have changed so that the stream would be denied.
-    fn cut(&self) -> impl Future<Output = Reason> + use<> {
-        let (question, changes) = (self.question.clone(), self.changes.clone());
-        OnWake::new(async move { question.cut_when_denied(changes).await })
-    }
+/// What a tunnel has for all of its streams: why one has to end, and why none may
+/// follow.
+struct Watch<'a> {
+    news: &'a mut PolicyNews,
+    leaving: &'a mut (dyn Future<Output = Reason> + Send + Unpin),
 }
 
 impl Caller {
@@ -72,6 +67,7 @@ impl Caller {
     /// One stream after the other, until the tunnel ends.
     async fn serve_streams(&self, mut tunnel: ServerTunnel<TunnelIo>) -> Result<(), TunnelError> {
         let mut leaving = OnWake::new(self.leaving());
+        let mut news = PolicyNews::of(self.mesh().snapshots.policy_changes());
         let mut expiry = pin!(sleep_until(&self.mesh().clock, self.expires));
         loop {
             // What is awaited by value has room in each future on the way: what is
@@ -96,7 +92,11 @@ impl Caller {
             } = &*self.visitor;
             let mut connection = self.mesh().connections.begin(Direction::Inbound, *from, *dialled);
             connection.set_peer(Arc::clone(peer_text));
-            match self.serve(opening, connection, &mut leaving).await? {
+            let watch = Watch {
+                news: &mut news,
+                leaving: &mut leaving,
+            };
+            match self.serve(opening, connection, watch).await? {
                 Some(clean) => tunnel = clean,
                 None => return Ok(()),
             }
@@ -152,9 +152,8 @@ impl Caller {
         &'a self,
         opening: Opening<TunnelIo>,
         mut connection: Connection,
-        leaving: Leaving<'a>,
+        watch: Watch<'a>,
     ) -> Serving<'a> {
-        let changes = self.mesh().snapshots.policy_changes();
         let (question, admission) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -168,8 +167,7 @@ impl Caller {
             opening,
             connection,
             question,
-            changes,
-            leaving,
+            watch,
         };
         match admission {
             Admission::Whole(decision) => Box::pin(self.serve_bytes(admitted, Verdict::of(&decision))),
@@ -189,17 +187,16 @@ impl Caller {
 
     /// As they come.
     fn serve_bytes<'a>(&'a self, admitted: Admitted<'a>, verdict: Verdict) -> impl Future<Output = After> + 'a {
-        let mut cut = admitted.cut();
         let Admitted {
             opening,
             connection,
             question,
-            changes,
-            leaving,
+            watch: Watch { news, leaving },
         } = admitted;
         // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
             let (mesh, ends) = (self.mesh(), (self.visitor.dialled, self.visitor.from.ip()));
+            let mut cut = news.cut_when_denied(&question);
             let call = |first: &[u8]| mesh.dialler.call_app(ends, first, &mesh.used_sockets);
             let (opening, app) = match Box::pin(dial(opening, call, &mut cut)).await {
                 Ok(dialled) => dialled,
@@ -210,7 +207,7 @@ impl Caller {
             if let Some(ended) = closed.released.take() {
                 mesh.dialler.take_back(ends, ended, &mesh.used_sockets);
             }
-            self.settle(connection, closed, verdict, (question, changes));
+            self.settle(connection, closed, verdict, &question);
             Ok(tunnel)
         }
     }
@@ -221,7 +218,7 @@ impl Caller {
         if self.mesh().app_pool.has(&self.visitor.app_key()) {
             return Box::pin(self.carry_requests(admitted, None)).await;
         }
-        let cut = admitted.cut();
+        let cut = admitted.watch.news.cut_when_denied(&admitted.question);
         let Visitor { dialled, from, .. } = &*self.visitor;
         let dialler = &self.mesh().dialler;
         let call = |first: &[u8]| (0, dialler.connect_app(*dialled, from.ip(), First::of(first)));
@@ -237,10 +234,16 @@ impl Caller {
     /// An HTTP server stands where the app would.
     async fn carry_requests(&self, admitted: Admitted<'_>, app: Option<TcpStream>) -> After {
         self.mesh().connections.telemetry().stream_opened();
-        let cut = admitted.cut();
-        let (tunnel_end, server_end, news) = http::pipe();
+        let Admitted {
+            opening,
+            connection,
+            question,
+            watch: Watch { news, leaving },
+        } = admitted;
+        let cut = news.cut_when_denied(&question);
+        let (tunnel_end, server_end, spoken) = http::pipe();
         let stop = OnWake::new(self.mesh().shutdown.requested());
-        let served = (Arc::clone(&self.visitor), admitted.question.protocol);
+        let served = (Arc::clone(&self.visitor), question.protocol);
         let serving = async {
             if let Err(error) = http::serve(served, server_end, app, (pending(), stop)).await {
                 tracing::debug!(%error, "a caller's connection ended");
@@ -248,14 +251,9 @@ impl Caller {
             // What it owes to the caller is under way; the tunnel says when it is there.
             pending::<()>().await;
         };
-        let carrying = admitted.opening.carry(tunnel_end, cut, admitted.leaving);
-        let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), news).await;
-        self.settle(
-            admitted.connection,
-            closed,
-            Verdict::none(),
-            (admitted.question, admitted.changes),
-        );
+        let carrying = opening.carry(tunnel_end, cut, leaving);
+        let (tunnel, closed) = in_turns(Box::pin(carrying), Box::pin(serving), spoken).await;
+        self.settle(connection, closed, Verdict::none(), &question);
         Ok(tunnel)
     }
 
@@ -265,7 +263,7 @@ impl Caller {
         connection: Connection,
         mut closed: Closed<A>,
         verdict: Verdict,
-        (question, changes): (Question, Receiver<u64>),
+        question: &Question,
     ) {
         if let CloseReason::Lost(error) = &closed.why {
             self.count_violation(error);
@@ -273,8 +271,16 @@ impl Caller {
         if closed.owed.is_none() {
             return connection.end(&Ended::of_served(&closed, verdict));
         }
+        let (question, changes) = (question.clone(), self.mesh().snapshots.policy_changes());
         tokio::spawn(async move {
-            closed.settle(question.cut_when_denied(changes)).await;
+            let cut = async {
+                // Between the last news and these.
+                if question.is_denied() {
+                    return Reason::PolicyChanged;
+                }
+                question.cut_when_denied(changes).await
+            };
+            closed.settle(cut).await;
             connection.end(&Ended::of_served(&closed, verdict));
         });
     }
