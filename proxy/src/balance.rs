@@ -38,6 +38,8 @@ pub(crate) struct OpenStream {
     pub(crate) began: Instant,
     /// No other was open there then.
     pub(crate) is_alone: bool,
+    /// The endpoint could not be reached before.
+    is_trial: bool,
 }
 
 impl Loads {
@@ -50,6 +52,7 @@ impl Loads {
             address,
             began: now,
             is_alone: load.open == 1,
+            is_trial: load.failures > 0,
         }
     }
 
@@ -62,8 +65,12 @@ impl Loads {
         load.avoid_until = Some(now + doubled.min(AVOID_AT_MOST));
     }
 
-    pub(crate) fn succeeded(&self, address: SocketAddr) {
-        if let Some(load) = lock(&self.by_address).get_mut(&address) {
+    /// The endpoint was reached by it.
+    pub(crate) fn succeeded(&self, stream: &OpenStream) {
+        if !stream.is_trial {
+            return;
+        }
+        if let Some(load) = lock(&self.by_address).get_mut(&stream.address) {
             load.failures = 0;
             load.avoid_until = None;
         }
@@ -238,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_failed_is_avoided_for_longer_each_time_until_it_is_well() {
-        let (endpoints, loads, now) = (endpoints(2, 1), Loads::default(), Instant::now());
+        let (endpoints, loads, now) = (endpoints(2, 1), Arc::new(Loads::default()), Instant::now());
         let (bad, good) = (endpoints[0].address, endpoints[1].address);
         for failures in 0..9 {
             loads.failed(bad, now);
@@ -247,7 +254,7 @@ mod tests {
             assert!(!loads.rank(bad, now + avoided).0);
         }
         assert!((0..50).all(|_| first(&endpoints, &loads, now) == good));
-        loads.succeeded(bad);
+        loads.succeeded(&loads.open(bad, now));
         assert!((0..100).any(|_| first(&endpoints, &loads, now) == bad));
     }
 

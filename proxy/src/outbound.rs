@@ -64,7 +64,7 @@ async fn send(mesh: &Mesh, mut app: TcpStream, from: SocketAddr) {
             requested: (*address_text).to_owned(),
         };
         let choice = Choice::new(endpoints, dialled);
-        Box::pin(carry(mesh, (app, from), open, choice, &mut connection)).await
+        carry(mesh, (app, from), open, choice, &mut connection).await
     };
     connection.end(&ended);
 }
@@ -121,7 +121,7 @@ fn carry(
             }
             match carry_to(mesh, &endpoint, call, &stream).await {
                 Tried::Over(ended) => {
-                    mesh.loads.succeeded(endpoint.address);
+                    mesh.loads.succeeded(&stream);
                     return ended;
                 }
                 Tried::Unreached(again, ended) => {

@@ -148,12 +148,7 @@ impl Caller {
     }
 
     /// One stream: judged after it was recorded, carried to the app, ended once.
-    fn serve<'a>(
-        &'a self,
-        opening: Opening<TunnelIo>,
-        mut connection: Connection,
-        watch: Watch<'a>,
-    ) -> Serving<'a> {
+    fn serve<'a>(&'a self, opening: Opening<TunnelIo>, mut connection: Connection, watch: Watch<'a>) -> Serving<'a> {
         let (question, admission) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -195,9 +190,10 @@ impl Caller {
         } = admitted;
         // An `async fn` has room for its arguments twice, for as long as the stream lasts.
         async move {
-            let (mesh, ends) = (self.mesh(), (self.visitor.dialled, self.visitor.from.ip()));
+            let mesh = self.mesh();
+            let ends = || (self.visitor.dialled, self.visitor.from.ip());
             let mut cut = news.cut_when_denied(&question);
-            let call = |first: &[u8]| mesh.dialler.call_app(ends, first, &mesh.used_sockets);
+            let call = |first: &[u8]| mesh.dialler.call_app(ends(), first, &mesh.used_sockets);
             let (opening, app) = match Box::pin(dial(opening, call, &mut cut)).await {
                 Ok(dialled) => dialled,
                 Err(not_dialled) => return not_dialled.end(connection).await,
@@ -205,7 +201,7 @@ impl Caller {
             mesh.connections.telemetry().stream_opened();
             let (tunnel, mut closed) = opening.carry_guarded(app, &mut cut, leaving).await;
             if let Some(ended) = closed.released.take() {
-                mesh.dialler.take_back(ends, ended, &mesh.used_sockets);
+                mesh.dialler.take_back(ends(), ended, &mesh.used_sockets);
             }
             self.settle(connection, closed, verdict, &question);
             Ok(tunnel)

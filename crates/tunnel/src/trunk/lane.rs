@@ -57,7 +57,8 @@ impl<T: Transport> AsyncRead for Lane<T> {
             state.inbox.consume(count);
             state.inbox.rest();
             state.ungranted += count;
-            this.has_given_all = state.inbox.is_empty() && !state.is_ended && !state.is_aborted && shared.over.is_none();
+            this.has_given_all =
+                state.inbox.is_empty() && !state.is_ended && !state.is_aborted && shared.over.is_none();
             if this.has_given_all {
                 state.reader = Some(cx.waker().clone());
             }

@@ -43,7 +43,7 @@ impl Calling<'_> {
             let counted = mesh.loads.open(endpoint.address, Instant::now());
             match connect(mesh, &endpoint, spoken).await {
                 Ok((stream, end)) => {
-                    mesh.loads.succeeded(endpoint.address);
+                    mesh.loads.succeeded(&counted);
                     return Ok(Called {
                         stream,
                         end,
