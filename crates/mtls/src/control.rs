@@ -9,7 +9,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use watchword_identity::{Bundle, SpiffeId};
 
 use crate::generation::{Generation, PublishError, anonymous_control_client};
-use crate::handshake::{HANDSHAKE_DEADLINE, HandshakeError, Peer, TlsStream, connect, expect_peer};
+use crate::handshake::{HANDSHAKE_DEADLINE, HandshakeError, Peer, connect, expect_peer};
+use crate::stream::TlsStream;
 use crate::verify::Now;
 
 /// Calls the control plane, which must prove its SPIFFE ID.

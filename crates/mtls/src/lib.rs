@@ -16,17 +16,19 @@ mod handshake;
 mod leaf;
 mod look;
 mod outside;
+mod stream;
 mod verify;
 
 pub use control::{ControlClient, accept_control};
 pub use credentials::Credentials;
 pub use generation::{ForeignProtocol, Generation, LANES_ALPN, PublishError, TUNNEL_ALPN};
 pub use handshake::{
-    Accepted, HANDSHAKE_DEADLINE, HandshakeError, Peer, TlsStream, accept, accept_tunnel, connect_foreign,
-    connect_lanes, connect_tunnel,
+    Accepted, HANDSHAKE_DEADLINE, HandshakeError, Peer, accept, accept_tunnel, connect_foreign, connect_lanes,
+    connect_tunnel,
 };
 pub use look::look_at_server;
 pub use outside::{OutsideClient, OutsideError, ShownCertificate, check_host};
+pub use stream::TlsStream;
 pub use verify::{Now, VerifyError, verify_chain};
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::generation::provider;
-use crate::handshake::{HANDSHAKE_DEADLINE, HandshakeError, TlsStream};
+use crate::handshake::{HANDSHAKE_DEADLINE, HandshakeError};
+use crate::stream::TlsStream;
 
 const HTTP1_ALPN: &[u8] = b"http/1.1";
 

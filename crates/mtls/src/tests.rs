@@ -14,6 +14,7 @@ use watchword_identity::{Bundle, SpiffeId, Svid, TrustDomain, Usage};
 
 use super::*;
 
+mod reading;
 mod standard;
 
 /// Noon of some day: all certificates are made around it.

@@ -176,6 +176,24 @@ mod tests {
     }
 
     #[test]
+    fn who_has_found_all_there_is_waits_without_another_look() {
+        let (task, mut left) = (Arc::new(Task::default()), None);
+        let waker = Waker::from(Arc::clone(&task));
+        let mut bell = Bell::hung();
+        let found = bell.poll(&mut Context::from_waker(&waker), |cx| {
+            left = Some(cx.waker().clone());
+            Poll::Ready(7)
+        });
+        bell.wait();
+        assert_eq!(found, Poll::Ready(7));
+        let mut unasked = None;
+        assert!(!look(&mut bell, &task, &mut unasked));
+        left.take().unwrap_or_else(|| Waker::noop().clone()).wake();
+        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert!(look(&mut bell, &task, &mut unasked));
+    }
+
+    #[test]
     fn it_wakes_the_task_that_looked_last_though_that_did_not_have_to_look() {
         let (first, second, mut left) = (Arc::new(Task::default()), Arc::new(Task::default()), None);
         let mut bell = Bell::hung();

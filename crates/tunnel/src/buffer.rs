@@ -253,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_comes_out_in_order_from_memory_of_its_own_size() {
+        let mut buffer = Buffer::default();
+        buffer.push(b"gone");
+        buffer.consume(4);
+        for (kept, all) in [("ab", "ab"), ("cd", "abcd"), ("", "abcd")] {
+            buffer.keep(kept.as_bytes());
+            assert_eq!(buffer.bytes(), all.as_bytes());
+            assert_eq!(buffer.memory.len(), all.len());
+        }
+        buffer.consume(4);
+        buffer.keep(&[7; SMALL + 1]);
+        assert_eq!(buffer.bytes(), [7; SMALL + 1]);
+        assert_eq!(buffer.memory.len(), LARGE);
+    }
+
+    #[test]
     fn memory_goes_from_one_to_the_next_and_shows_nothing_of_the_first() {
         let mut first = Buffer::default();
         first.push(b"a secret");

@@ -363,3 +363,23 @@ fn errno(error: &std::io::Error) -> u32 {
         .and_then(|code| u32::try_from(code).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In bytes: of more, glibc has no list that a thread has for itself (tcache).
+    const QUICK: usize = 1032;
+
+    fn size_of_result<Asked, Result>(_: impl FnOnce(Asked) -> Result) -> usize {
+        size_of::<Result>()
+    }
+
+    #[test]
+    fn what_a_stream_holds_is_small_enough_for_quick_memory() {
+        let size = size_of_result(|(caller, admitted): (&'static Caller, Admitted<'static>)| {
+            caller.serve_bytes(admitted, Verdict::none())
+        });
+        assert!(size <= QUICK, "{size} bytes");
+    }
+}

@@ -74,3 +74,51 @@ pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn accepted(listener: &TcpListener) -> Accepted {
+        let address = listener.local_addr().unwrap();
+        let (called, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        drop(called.unwrap());
+        accepted.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_carried_last_is_given_the_next_connection() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let carriers = Carriers::default();
+        let (app, from) = carriers.carry(accepted(&listener).await).unwrap();
+        let (mut first, mut last) = (carriers.rest().unwrap(), carriers.rest().unwrap());
+        assert!(carriers.carry((app, from)).is_none());
+        assert!(first.try_recv().is_err());
+        assert_eq!(last.try_recv().unwrap().1, from);
+        let next = accepted(&listener).await;
+        let from = next.1;
+        assert!(carriers.carry(next).is_none());
+        assert_eq!(first.try_recv().unwrap().1, from);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_can_take_is_given_back() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let carriers = Carriers::default();
+        drop(carriers.rest().unwrap());
+        assert!(carriers.carry(accepted(&listener).await).is_some());
+        assert!(carriers.lock().is_empty());
+    }
+
+    #[test]
+    fn no_more_rest_than_are_of_use() {
+        let carriers = Carriers::default();
+        let resting: Vec<_> = std::iter::from_fn(|| carriers.rest()).take(MOST + 1).collect();
+        assert_eq!(resting.len(), MOST);
+    }
+}

@@ -234,9 +234,12 @@ fn an_app_that_does_not_listen_looks_reset_and_the_log_says_refused() {
         .unwrap();
 }
 
-/// Connects, says so, and prints how the connection ends.
-const PATIENT: &str = "import socket; s = socket.create_connection(('greeter', 7000), timeout=50); \
-    print('greeted', s.recv(100), flush=True)\n\
+/// Connects, says so, and prints how the connection ends. It has called before: the
+/// connection that lasts is a further stream on the tunnel of that call.
+const PATIENT: &str = "import socket\n\
+def greeted():\n    s = socket.create_connection(('greeter', 7000), timeout=50)\n    return s, s.recv(100)\n\
+s, _ = greeted()\ns.sendall(b'x')\ns.recv(1)\n\
+s, greeting = greeted()\nprint('greeted', greeting, flush=True)\n\
 try:\n    print('ended', s.recv(100))\nexcept ConnectionResetError:\n    print('reset')";
 
 #[test]
@@ -272,9 +275,13 @@ socketserver.ThreadingTCPServer(('0.0.0.0', 7000), Greeter).serve_forever()\n";
     mesh.output()
         .wait_for("the reason", |line| line.contains("reason=cut"))
         .unwrap();
-    // The one that is still allowed notices nothing.
+    // The one that is still allowed notices nothing, until it is not.
     assert!(clients[0].0.try_wait().unwrap().is_none());
     assert!(!clients[0].1.text().contains("reset"));
+    mesh.file()
+        .write("policies.yaml", &policy("spiffe://example.org/lab"))
+        .unwrap();
+    clients[0].1.wait_for("the later cut", |line| line == "reset").unwrap();
     for (child, _) in &mut clients {
         let _ = child.kill();
         let _ = child.wait();

@@ -47,6 +47,7 @@ impl<T: Transport> Lane<T> {
 impl<T: Transport> AsyncRead for Lane<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.has_given_all = false;
         let mut guard = lock(&this.shared);
         let shared = &mut *guard;
         if let Some(state) = shared.lanes.get_mut(&this.number)

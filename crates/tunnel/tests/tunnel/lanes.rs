@@ -31,7 +31,7 @@ const MAX_PAYLOAD: usize = 16_376;
 type Ended = JoinHandle<Result<(), TunnelError>>;
 
 /// A client's and a server's end of one trunk.
-struct Pair {
+pub(crate) struct Pair {
     trunk: Trunk<Edge>,
     first: Option<Lane<Edge>>,
     client: Ended,
@@ -40,7 +40,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new((near, far): (Edge, Edge)) -> Self {
+    pub(crate) fn new((near, far): (Edge, Edge)) -> Self {
         let (trunk, first, driver) = Trunk::connect(near);
         let (server, lanes) = serve(far);
         Self {
@@ -53,7 +53,7 @@ impl Pair {
     }
 
     /// Both ends of one more lane.
-    async fn lane(&mut self) -> (Lane<Edge>, Lane<Edge>) {
+    pub(crate) async fn lane(&mut self) -> (Lane<Edge>, Lane<Edge>) {
         let near = match self.first.take() {
             Some(first) => first,
             None => self.trunk.open().expect("room for a lane").0,

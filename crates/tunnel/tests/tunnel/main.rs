@@ -10,6 +10,7 @@ mod ends;
 mod lanes;
 mod peer;
 mod pool;
+mod reading;
 mod streams;
 mod tcp;
 mod timeouts;
