@@ -51,19 +51,14 @@ impl Question {
         }
     }
 
-    /// Whether the connection would be let in now; nobody counts it.
-    pub(crate) fn would_be_admitted(&self) -> bool {
-        self.policies()
-            .is_ok_and(|policies| policies.decide(&self.call()).is_allowed())
-    }
-
     /// The same about one request on it.
     pub(crate) fn decide(&self, facts: &Facts) -> Result<Decision, Refusal> {
         let policies = self.policies()?;
         self.counted(policies.decide_request(&self.call(), &facts.as_request()))
     }
 
-    /// Whether the connection would have to end now; nobody counts it.
+    /// Whether the connection would not be let in now, or have to end; nobody counts
+    /// it.
     pub(crate) fn is_denied(&self) -> bool {
         self.policies()
             .map_or(true, |policies| self.denial_by(&policies).is_some())

@@ -97,7 +97,7 @@ fn question(mesh: &Mesh, ends: &Ends) -> Result<Question, Refusal> {
 async fn hear(question: &Question, stream: &TcpStream) -> Heard {
     let mesh = &question.visitor.mesh;
     let changes = mesh.snapshots.policy_changes();
-    if question.protocol == Protocol::Tcp && question.would_be_admitted() {
+    if question.protocol == Protocol::Tcp && !question.is_denied() {
         return tokio::select! {
             heard = hear_both(question, stream) => heard,
             reason = question.cut_when_denied(changes) => {

@@ -66,11 +66,9 @@ pub(crate) fn begin(mesh: &Mesh, app: TcpStream, from: SocketAddr) {
             let Some(next) = mesh.carriers.rest() else {
                 return;
             };
-            match next.await {
-                Ok(accepted) => (app, from) = accepted,
-                // Nobody lets go of a carrier that rests.
-                Err(_) => return,
-            }
+            // Nobody lets go of a carrier that rests.
+            let Ok(accepted) = next.await else { return };
+            (app, from) = accepted;
         }
     });
 }

@@ -1,18 +1,20 @@
-//! From received bytes to events.
+//! Reading, and from received bytes to events.
 //!
 //! Invariants: a frame is judged by the machine before its payload is looked
 //! at; control payloads are decoded here or are an error; DATA stays where it
 //! was read. Must not know: who takes the events.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::ReadBuf;
 use tokio::time::Instant;
 use watchword_proto::decode_payload;
 use watchword_proto::tunnel::{Denied, Goaway, Open, Reason, Refused, Reset};
 
-use super::Link;
-use crate::buffer::FRAMES;
+use super::{AHEAD, Link};
+use crate::buffer::{FRAME, FRAMES, LARGE};
 use crate::edge::Transport;
 use crate::error::TunnelError;
 use crate::frame::{HEADER, Header, Step, Type};
@@ -22,6 +24,17 @@ use crate::payload::{decode_denied, decode_open};
 /// Frames that one write to an app takes: a buffer full, the first and the last
 /// of them in part.
 pub(crate) const PIECES: usize = FRAMES + 1;
+/// Who reads so much at once will soon have more.
+const FLOW: usize = FRAME / 2;
+
+/// With how much of what has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// There may be more.
+    Some,
+    /// More will wake the task: it need not look for it.
+    WithAll,
+}
 
 /// What the other side did.
 #[derive(Debug)]
@@ -90,6 +103,57 @@ impl<T: Transport> Link<T> {
             }
         }
         Ok(None)
+    }
+
+    /// Reads more. Ready after at least one byte; a flow is read as far as it
+    /// has come. `ahead`: only into memory that is free without moving anything.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, ahead: bool) -> Poll<Result<Filled, TunnelError>> {
+        if let Some(error) = self.read_failure.take() {
+            return Poll::Ready(Err(error));
+        }
+        let has_enough = self.input.room_left() < AHEAD || self.input.len() >= LARGE;
+        if ahead && has_enough {
+            return Poll::Pending;
+        }
+        if !ahead && self.input.room_left() < FRAME {
+            self.input.compact();
+        }
+        let (mut count, mut filled) = ready!(self.poll_read(cx))?;
+        while filled == Filled::Some && count >= FLOW && self.input.room_left() >= FRAME {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(more)) => (count, filled) = more,
+                Poll::Ready(Err(error)) => {
+                    self.read_failure = Some(error);
+                    break;
+                }
+                Poll::Pending => return Poll::Ready(Ok(Filled::WithAll)),
+            }
+        }
+        Poll::Ready(Ok(filled))
+    }
+
+    /// Once. Ready with how many bytes, at least one.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, Filled), TunnelError>> {
+        if self.arrivals.is_silent(cx) {
+            return Poll::Pending;
+        }
+        let mut room = ReadBuf::new(self.input.room());
+        let transport = Pin::new(&mut self.transport);
+        let read = ready!(self.arrivals.look(cx, |cx| transport.poll_read(cx, &mut room)));
+        let count = room.filled().len();
+        match read {
+            Ok(()) if count > 0 => {}
+            // TLS calls an end without close_notify an unexpected one; here
+            // any end is one, unless nothing was under way.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Poll::Ready(Err(error.into())),
+            _ => return Poll::Ready(Err(TunnelError::Truncated)),
+        }
+        self.input.commit(count);
+        if !self.transport.has_given_all() {
+            return Poll::Ready(Ok((count, Filled::Some)));
+        }
+        self.arrivals.wait();
+        Poll::Ready(Ok((count, Filled::WithAll)))
     }
 
     /// The next event, reading as needed.
