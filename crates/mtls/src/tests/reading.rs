@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -88,7 +89,8 @@ fn poll_read(stream: &mut Stream, cx: &mut Context<'_>, room: usize) -> Poll<io:
 }
 
 async fn read(stream: &mut Stream, room: usize) -> io::Result<Vec<u8>> {
-    poll_fn(|cx| poll_read(stream, cx, room)).await
+    let read = poll_fn(|cx| poll_read(stream, cx, room));
+    timeout(HANDSHAKE_DEADLINE, read).await.expect("something, or an end")
 }
 
 #[tokio::test]
