@@ -285,16 +285,16 @@ async fn connect_to_app(socket: Socket, to: SocketAddr) -> io::Result<TcpStream>
 }
 
 async fn connect_in_time(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = begin_to_connect(socket, to)?;
+    let stream = TcpStream::from_std(begin_to_connect(socket, to)?.into())?;
     connected_in_time(&stream).await?;
     Ok(stream)
 }
 
 /// A connection that may have yet to be made.
-fn begin_to_connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+fn begin_to_connect(socket: Socket, to: SocketAddr) -> io::Result<Socket> {
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
-        Ok(()) | Err(_) => TcpStream::from_std(socket.into()),
+        Ok(()) | Err(_) => Ok(socket),
     }
 }
 

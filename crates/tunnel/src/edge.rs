@@ -6,15 +6,19 @@
 //! That holds for a process that is killed, too.
 //! Must not know: frames, streams, policies.
 
+mod lazy;
+
 use std::io::{self, IoSliceMut};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+pub use lazy::LazyStream;
 
 /// A connection between two sidecars: ordered bytes, encrypted by whoever
 /// implements it. It must not hold small writes back (TCP_NODELAY), or the
@@ -70,13 +74,6 @@ pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Reads what is there already, without waiting for the runtime to hear of it
-    /// (recv(2)): of a connection that is new to the runtime it knows nothing
-    /// until its next turn. None: nothing is there, or nobody can tell.
-    fn read_at_once(&mut self, _into: &mut [u8]) -> Option<io::Result<usize>> {
-        None
-    }
-
     /// Writes what the end of the data follows at once: both may go in one
     /// packet (MSG_MORE on TCP).
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -109,20 +106,10 @@ impl AppStream for TcpStream {
         }
     }
 
-    fn read_at_once(&mut self, into: &mut [u8]) -> Option<io::Result<usize>> {
-        let read = recv(self.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from);
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            read => Some(read),
-        }
-    }
-
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
         loop {
             ready!(self.poll_write_ready(cx))?;
-            let write = || send(self.as_raw_fd(), bytes, flags).map_err(io::Error::from);
-            match self.try_io(Interest::WRITABLE, write) {
+            match self.try_io(Interest::WRITABLE, || send_with_more(self, bytes)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -140,6 +127,12 @@ impl AppStream for TcpStream {
             self.set_linger(None)
         };
     }
+}
+
+/// With the promise that more follows at once: the end.
+fn send_with_more(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
+    send(socket.as_raw_fd(), bytes, flags).map_err(io::Error::from)
 }
 
 /// An app's connection that is reset on drop, unless it was released. The

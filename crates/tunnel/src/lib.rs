@@ -34,7 +34,7 @@ use std::time::Duration;
 
 pub use bell::Bell;
 pub use client::{Call, Carried, ClientTunnel, End, IdleEnd};
-pub use edge::{AppStream, Released, Transport};
+pub use edge::{AppStream, LazyStream, Released, Transport};
 pub use error::{CloseReason, TunnelError};
 pub use outcome::{Closed, Owed};
 pub use pool::{Pool, Pooled};

@@ -6,9 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::libc::{EAGAIN, ENOTCONN, MSG_NOSIGNAL};
-use socket2::{SockRef, Socket};
-use tokio::net::TcpStream;
-use watchword_tunnel::Released;
+use socket2::Socket;
+use watchword_tunnel::{LazyStream, Released};
 
 use super::used::{self, UsedSockets};
 use super::{Dialler, First, Source, begin_to_connect, connected_in_time};
@@ -25,13 +24,13 @@ impl Dialler {
         ends: (SocketAddr, IpAddr),
         first: &[u8],
         used: &UsedSockets,
-    ) -> (usize, impl Future<Output = io::Result<TcpStream>> + use<>) {
+    ) -> (usize, impl Future<Output = io::Result<LazyStream>> + use<>) {
         let begun = self.begin_call(ends, first, used);
         let sent = begun.as_ref().map_or(0, |(_, sent)| *sent);
-        let connected = async {
-            let (stream, sent) = begun?;
+        let connected = async move {
+            let mut stream = begun.map(|(socket, _)| LazyStream::new(socket))?;
             if sent == 0 {
-                connected_in_time(&stream).await?;
+                connected_in_time(stream.known_to_runtime()?).await?;
             }
             Ok(stream)
         };
@@ -40,7 +39,7 @@ impl Dialler {
 
     /// Takes back a connection of [`call_app`](Self::call_app) with these ends,
     /// whose both directions have ended: another call may use its socket.
-    pub(crate) fn take_back(&self, ends: (SocketAddr, IpAddr), ended: Released<TcpStream>, used: &UsedSockets) {
+    pub(crate) fn take_back(&self, ends: (SocketAddr, IpAddr), ended: Released<LazyStream>, used: &UsedSockets) {
         let source = self.source(ends);
         // Each of those has an address that chance picked, so that all are used.
         let may_be_kept = source != Source::Reserved;
@@ -55,19 +54,19 @@ impl Dialler {
         ends: (SocketAddr, IpAddr),
         first: &[u8],
         used: &UsedSockets,
-    ) -> io::Result<(TcpStream, usize)> {
+    ) -> io::Result<(Socket, usize)> {
         let (source, to) = (self.source(ends), ends.0);
         let connect = |socket: Socket| {
             First::of(first).prepare(&socket);
             begin_to_connect(socket, to)
         };
-        let stream = match used.take(source).map(connect) {
-            Some(Ok(stream)) => stream,
+        let socket = match used.take(source).map(connect) {
+            Some(Ok(socket)) => socket,
             // Whatever a used socket can't do is tried with a new one.
             Some(Err(_)) | None => connect(self.guarded_socket(source, to)?)?,
         };
-        let sent = send_at_once(&stream, first)?;
-        Ok((stream, sent))
+        let sent = send_at_once(&socket, first)?;
+        Ok((socket, sent))
     }
 
     fn guarded_socket(&self, source: Source, to: SocketAddr) -> io::Result<Socket> {
@@ -79,12 +78,11 @@ impl Dialler {
 }
 
 /// How much of it has gone.
-fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn send_at_once(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     if bytes.is_empty() {
         return Ok(0);
     }
-    // What tokio knows of the socket comes with the next turn only.
-    match SockRef::from(stream).send_with_flags(bytes, MSG_NOSIGNAL) {
+    match socket.send_with_flags(bytes, MSG_NOSIGNAL) {
         Err(error) if matches!(error.raw_os_error(), Some(EAGAIN | ENOTCONN)) => Ok(0),
         sent => sent,
     }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::libc::{self, ENOTCONN};
 use nix::sys::socket::{SockaddrIn, connect};
 use socket2::Socket;
-use tokio::net::TcpStream;
+use watchword_tunnel::LazyStream;
 
 use super::Source;
 
@@ -52,15 +52,14 @@ impl UsedSockets {
 
 /// Whether the connection is over for the kernel as well: both ends have come, and
 /// what was sent is acknowledged. It has no peer any more then (getpeername(2)).
-pub(super) fn is_over(stream: &TcpStream) -> bool {
-    stream
-        .peer_addr()
-        .is_err_and(|error| error.raw_os_error() == Some(ENOTCONN))
+pub(super) fn is_over(stream: &LazyStream) -> bool {
+    let peer = stream.socket().map(|socket| socket.peer_addr());
+    peer.is_some_and(|peer| peer.is_err_and(|error| error.raw_os_error() == Some(ENOTCONN)))
 }
 
 /// The socket of a connection that is over, made new.
-pub(super) fn renew(stream: TcpStream) -> io::Result<Socket> {
-    let socket = Socket::from(stream.into_std()?);
+pub(super) fn renew(stream: LazyStream) -> io::Result<Socket> {
+    let socket = stream.into_socket()?;
     connect(socket.as_raw_fd(), &no_address())?;
     Ok(socket)
 }

@@ -311,13 +311,13 @@ impl NotDialled {
 }
 
 /// Dials the app. Otherwise the stream has ended.
-async fn dial<D>(
+async fn dial<A, D>(
     opening: Opening<TunnelIo>,
     call: impl FnOnce(&[u8]) -> (usize, D),
     cut: impl Future<Output = Reason>,
-) -> Result<(Opening<TunnelIo>, TcpStream), NotDialled>
+) -> Result<(Opening<TunnelIo>, A), NotDialled>
 where
-    D: Future<Output = std::io::Result<TcpStream>>,
+    D: Future<Output = std::io::Result<A>>,
 {
     Err(match opening.dial_with(call, cut).await {
         Dialled::Done(opening, Ok(app)) => return Ok((opening, app)),

@@ -36,8 +36,7 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             if self.leg.app().is_none() || limit == 0 {
                 return Ok(false);
             }
-            let answer = self.read_answer(limit);
-            let Some(read) = answer.or_else(|| self.read_app(cx, limit)) else {
+            let Some(read) = self.read_app(cx, limit) else {
                 return Ok(true);
             };
             let count = match read {
@@ -61,18 +60,6 @@ impl<T: Transport, A: AppStream> Pump<T, A> {
             self.sent += count as u64;
         }
         Ok(false)
-    }
-
-    /// What an app has answered to the question that came along with OPEN: where
-    /// it shares our core it may have taken that to answer before our own call
-    /// returned, and the runtime hears of it in its next turn only.
-    fn read_answer(&mut self, limit: usize) -> Option<Poll<io::Result<usize>>> {
-        let was_just_asked = self.turns == 1 && self.received > 0;
-        if !was_just_asked {
-            return None;
-        }
-        let app = self.leg.app()?;
-        app.read_at_once(self.link.data_room(limit)?).map(Poll::Ready)
     }
 
     /// Reads right to where it is sent from, more than a frame at once where
