@@ -30,7 +30,7 @@ impl Dialler {
         let connected = async move {
             let mut stream = begun.map(|(socket, _)| LazyStream::new(socket))?;
             if sent == 0 {
-                connected_in_time(stream.known_to_runtime()?).await?;
+                connected_in_time(stream.register()?).await?;
             }
             Ok(stream)
         };
@@ -49,12 +49,7 @@ impl Dialler {
         }
     }
 
-    fn begin_call(
-        &self,
-        ends: (SocketAddr, IpAddr),
-        first: &[u8],
-        used: &UsedSockets,
-    ) -> io::Result<(Socket, usize)> {
+    fn begin_call(&self, ends: (SocketAddr, IpAddr), first: &[u8], used: &UsedSockets) -> io::Result<(Socket, usize)> {
         let (source, to) = (self.source(ends), ends.0);
         let connect = |socket: Socket| {
             First::of(first).prepare(&socket);

@@ -4,11 +4,10 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use watchword_tunnel::Released;
+use watchword_tunnel::{LazyStream, Released};
 
 use super::*;
 use crate::dial::tests::app;
@@ -19,7 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 type Ends = (SocketAddr, IpAddr);
 
 /// A call, and both ends of it.
-async fn call(listener: &TcpListener, ends: Ends, used: &UsedSockets) -> (TcpStream, TcpStream) {
+async fn call(listener: &TcpListener, ends: Ends, used: &UsedSockets) -> (LazyStream, TcpStream) {
     let (sent, connected) = Dialler::not_captured().call_app(ends, b"?", used);
     assert_eq!(sent, 1);
     let (mut called, _) = listener.accept().await.unwrap();
@@ -28,7 +27,7 @@ async fn call(listener: &TcpListener, ends: Ends, used: &UsedSockets) -> (TcpStr
 }
 
 /// A call whose both directions end, the app's first where that is asked for.
-async fn ended_call(listener: &TcpListener, ends: Ends, used: &UsedSockets, app_first: bool) -> TcpStream {
+async fn ended_call(listener: &TcpListener, ends: Ends, used: &UsedSockets, app_first: bool) -> LazyStream {
     let (mut caller, mut called) = call(listener, ends, used).await;
     called.write_all(b"!").await.unwrap();
     if app_first {
@@ -50,7 +49,7 @@ async fn ended_call(listener: &TcpListener, ends: Ends, used: &UsedSockets, app_
     caller
 }
 
-async fn read_all(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.map(|_| bytes)
 }
@@ -66,9 +65,10 @@ async fn a_socket_whose_connection_has_ended_calls_again_as_a_new_one_would() {
     let (mut ports, mut cookies) = (Vec::new(), Vec::new());
     for app_first in [true, false, true] {
         let caller = ended_call(&listener, ends, &used, app_first).await;
-        ports.push(caller.local_addr().unwrap().port());
+        let socket = caller.socket().unwrap();
+        ports.push(socket.local_addr().unwrap().as_socket().unwrap().port());
         // The kernel's name for the socket.
-        cookies.push(SockRef::from(&caller).cookie().unwrap());
+        cookies.push(socket.cookie().unwrap());
         Dialler::not_captured().take_back(ends, Released::new(caller), &used);
         assert_eq!(kept(&used), 1);
     }
@@ -78,7 +78,7 @@ async fn a_socket_whose_connection_has_ended_calls_again_as_a_new_one_would() {
     assert_eq!(cookies.len(), 1, "{cookies:?}");
     let (caller, mut called) = call(&listener, ends, &used).await;
     assert_eq!(kept(&used), 0);
-    assert!(caller.nodelay().unwrap());
+    assert!(caller.socket().unwrap().tcp_nodelay().unwrap());
     // It is guarded still: a drop is no end of its data.
     drop(caller);
     assert_eq!(

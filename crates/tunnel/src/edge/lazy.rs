@@ -6,6 +6,7 @@
 //! (docs/decisions/0031).
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem;
 use std::net::{Shutdown, TcpStream as StdStream};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,35 +21,36 @@ use super::{AppStream, send_with_more};
 
 /// A connection to an app that may be used before the runtime knows of it.
 #[derive(Debug)]
-pub struct LazyStream(Known);
+pub struct LazyStream(State);
 
 #[derive(Debug)]
-enum Known {
-    ToUs(StdStream),
-    ToRuntime(TcpStream),
+enum State {
+    Unregistered(StdStream),
+    Registered(TcpStream),
     /// The runtime could not take it, and it is closed.
-    ToNobody,
+    Gone,
 }
 
 impl LazyStream {
     /// Of a socket that does not block, and that is connected or connecting.
     #[must_use]
     pub fn new(socket: Socket) -> Self {
-        Self(Known::ToUs(socket.into()))
+        Self(State::Unregistered(socket.into()))
     }
 
     /// For who has to wait: the runtime hears of it now.
     ///
     /// # Errors
     /// The runtime can't take it (epoll_ctl(2)). The connection is gone then.
-    pub fn known_to_runtime(&mut self) -> io::Result<&mut TcpStream> {
-        self.0 = match std::mem::replace(&mut self.0, Known::ToNobody) {
-            Known::ToUs(stream) => Known::ToRuntime(TcpStream::from_std(stream)?),
-            known => known,
-        };
+    pub fn register(&mut self) -> io::Result<&mut TcpStream> {
+        if matches!(self.0, State::Unregistered(_))
+            && let State::Unregistered(stream) = mem::replace(&mut self.0, State::Gone)
+        {
+            self.0 = State::Registered(TcpStream::from_std(stream)?);
+        }
         match &mut self.0 {
-            Known::ToRuntime(stream) => Ok(stream),
-            Known::ToUs(_) | Known::ToNobody => Err(gone()),
+            State::Registered(stream) => Ok(stream),
+            State::Unregistered(_) | State::Gone => Err(gone()),
         }
     }
 
@@ -58,9 +60,9 @@ impl LazyStream {
     /// The runtime can't let go of it, or it is gone.
     pub fn into_socket(self) -> io::Result<Socket> {
         match self.0 {
-            Known::ToUs(stream) => Ok(stream.into()),
-            Known::ToRuntime(stream) => stream.into_std().map(Socket::from),
-            Known::ToNobody => Err(gone()),
+            State::Unregistered(stream) => Ok(stream.into()),
+            State::Registered(stream) => stream.into_std().map(Socket::from),
+            State::Gone => Err(gone()),
         }
     }
 
@@ -68,9 +70,9 @@ impl LazyStream {
     #[must_use]
     pub fn socket(&self) -> Option<SockRef<'_>> {
         match &self.0 {
-            Known::ToUs(stream) => Some(SockRef::from(stream)),
-            Known::ToRuntime(stream) => Some(SockRef::from(stream)),
-            Known::ToNobody => None,
+            State::Unregistered(stream) => Some(SockRef::from(stream)),
+            State::Registered(stream) => Some(SockRef::from(stream)),
+            State::Gone => None,
         }
     }
 
@@ -82,7 +84,9 @@ impl LazyStream {
         cx: &mut Context<'_>,
         step: impl FnOnce(&StdStream) -> io::Result<R>,
     ) -> Option<Poll<io::Result<R>>> {
-        let Known::ToUs(stream) = &self.0 else { return None };
+        let State::Unregistered(stream) = &self.0 else {
+            return None;
+        };
         let Poll::Ready(turn) = poll_proceed(cx) else {
             return Some(Poll::Pending);
         };
@@ -101,7 +105,7 @@ impl AsyncRead for LazyStream {
         let this = self.get_mut();
         match this.at_once(cx, |mut stream| stream.read(buffer.initialize_unfilled())) {
             Some(read) => read.map_ok(|count| buffer.advance(count)),
-            None => Pin::new(this.known_to_runtime()?).poll_read(cx, buffer),
+            None => Pin::new(this.register()?).poll_read(cx, buffer),
         }
     }
 }
@@ -111,7 +115,7 @@ impl AsyncWrite for LazyStream {
         let this = self.get_mut();
         match this.at_once(cx, |mut stream| stream.write(bytes)) {
             Some(written) => written,
-            None => Pin::new(this.known_to_runtime()?).poll_write(cx, bytes),
+            None => Pin::new(this.register()?).poll_write(cx, bytes),
         }
     }
 
@@ -123,7 +127,7 @@ impl AsyncWrite for LazyStream {
         let this = self.get_mut();
         match this.at_once(cx, |mut stream| stream.write_vectored(pieces)) {
             Some(written) => written,
-            None => Pin::new(this.known_to_runtime()?).poll_write_vectored(cx, pieces),
+            None => Pin::new(this.register()?).poll_write_vectored(cx, pieces),
         }
     }
 
@@ -138,9 +142,9 @@ impl AsyncWrite for LazyStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Known::ToUs(stream) => Poll::Ready(stream.shutdown(Shutdown::Write)),
-            Known::ToRuntime(stream) => Pin::new(stream).poll_shutdown(cx),
-            Known::ToNobody => Poll::Ready(Err(gone())),
+            State::Unregistered(stream) => Poll::Ready(stream.shutdown(Shutdown::Write)),
+            State::Registered(stream) => Pin::new(stream).poll_shutdown(cx),
+            State::Gone => Poll::Ready(Err(gone())),
         }
     }
 }
@@ -160,20 +164,22 @@ impl AppStream for LazyStream {
     fn poll_read_vectored(&mut self, cx: &mut Context<'_>, pieces: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
         match self.at_once(cx, |mut stream| stream.read_vectored(pieces)) {
             Some(read) => read,
-            None => self.known_to_runtime()?.poll_read_vectored(cx, pieces),
+            None => self.register()?.poll_read_vectored(cx, pieces),
         }
     }
 
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.at_once(cx, |stream| send_with_more(stream, bytes)) {
             Some(written) => written,
-            None => self.known_to_runtime()?.poll_write_last(cx, bytes),
+            None => self.register()?.poll_write_last(cx, bytes),
         }
     }
 
     fn guard(&mut self, on: bool) {
         // As for any TCP connection.
-        let _ = self.socket().map(|socket| socket.set_linger(on.then_some(Duration::ZERO)));
+        let _ = self
+            .socket()
+            .map(|socket| socket.set_linger(on.then_some(Duration::ZERO)));
     }
 }
 

@@ -8,6 +8,7 @@ mod costs;
 mod edges;
 mod ends;
 mod lanes;
+mod lazy;
 mod peer;
 mod pool;
 mod reading;

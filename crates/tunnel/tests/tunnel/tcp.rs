@@ -13,9 +13,12 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 use watchword_proto::tunnel::Reason;
 use watchword_tunnel::frame::Type;
-use watchword_tunnel::{AppStream, Call, ClientTunnel, CloseReason, Dialled, End, Released, ServerTunnel, Transport};
+use watchword_tunnel::{
+    AppStream, Call, ClientTunnel, CloseReason, Dialled, End, LazyStream, Released, ServerTunnel, Transport,
+};
 
 use crate::edges::{edge, next, open};
+use crate::lazy::lazy;
 use crate::peer::{self, Peer, frame};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -59,7 +62,7 @@ impl AsyncWrite for Plain {
     }
 }
 
-async fn tcp() -> (TcpStream, TcpStream) {
+pub(crate) async fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     let (near, far) = (near.unwrap(), far.unwrap().0);
@@ -71,10 +74,10 @@ async fn tcp() -> (TcpStream, TcpStream) {
 /// Linux holds such bytes back for this long at most.
 const CORKED: Duration = Duration::from_millis(200);
 
-#[tokio::test]
-async fn the_last_bytes_go_in_one_packet_with_their_end() {
+async fn last_bytes_go_with_their_end<A: AppStream>(of: impl Fn(TcpStream) -> A) {
     loop {
-        let (mut near, mut far) = tcp().await;
+        let (near, mut far) = tcp().await;
+        let mut near = of(near);
         let began = Instant::now();
         let written = poll_fn(|cx| near.poll_write_last(cx, b"the last")).await.unwrap();
         assert_eq!(written, 8);
@@ -88,6 +91,12 @@ async fn the_last_bytes_go_in_one_packet_with_their_end() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn the_last_bytes_go_in_one_packet_with_their_end() {
+    last_bytes_go_with_their_end(|stream| stream).await;
+    last_bytes_go_with_their_end(lazy).await;
 }
 
 #[tokio::test]
@@ -124,7 +133,7 @@ async fn an_answer_leaves_before_the_runtime_has_heard_of_the_app() {
         far.write_all(b"!").unwrap();
         assert_eq!(near.peek(&mut [0]).unwrap(), 1);
         near.set_nonblocking(true).unwrap();
-        (first.len(), ready(TcpStream::from_std(near).unwrap()))
+        (first.len(), ready(LazyStream::new(near.into())))
     };
     let Dialled::Done(opening, service) = opening.dial_with(begin, pending::<Reason>()).await else {
         panic!("the dial was stopped");
@@ -146,37 +155,6 @@ async fn an_answer_leaves_before_the_runtime_has_heard_of_the_app() {
     let (tunnel, closed) = timeout(SOON, carried).await.unwrap();
     assert!(tunnel.is_some());
     assert_eq!((closed.received, closed.sent), (1, 1));
-}
-
-/// What [`AppStream::read_at_once`] finds, once there is something.
-async fn read_at_once(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut room = [0; 8];
-    let found = async {
-        loop {
-            if let Some(read) = stream.read_at_once(&mut room) {
-                return read;
-            }
-            yield_now().await;
-        }
-    };
-    let count = timeout(SOON, found).await.unwrap()?;
-    Ok(room[..count].to_vec())
-}
-
-#[tokio::test]
-async fn what_is_there_can_be_read_at_once_and_nothing_else() {
-    let (mut near, far) = tcp().await;
-    assert!(near.read_at_once(&mut [0]).is_none());
-    assert_eq!(far.try_write(b"some").unwrap(), 4);
-    assert_eq!(read_at_once(&mut near).await.unwrap(), b"some");
-    assert!(near.read_at_once(&mut [0]).is_none());
-    drop(far);
-    assert_eq!(read_at_once(&mut near).await.unwrap(), b"");
-    let (mut near, mut far) = tcp().await;
-    far.guard(true);
-    drop(far);
-    let error = read_at_once(&mut near).await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
