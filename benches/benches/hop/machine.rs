@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use watchword_tests::{binary, tool};
 
@@ -29,6 +29,37 @@ pub(crate) fn describe() -> Result<Value> {
         "curl": says(&["curl", "--version"]),
         "openssl": says(&["openssl", "version"]),
     }))
+}
+
+/// Loads have our priority, and contenders sessions of their own: where one side
+/// gives way to the other, a new connection takes up to twice the CPU
+/// (docs/performance.md).
+pub(crate) fn check_priority() -> Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
+    let process = nice_of_process(&stat).context("/proc/self/stat has no nice value")?;
+    // Without it (CONFIG_SCHED_AUTOGROUP) sessions have no priority.
+    let session = match fs::read_to_string("/proc/self/autogroup") {
+        Ok(group) => nice_of_session(&group).context("/proc/self/autogroup has no nice value")?,
+        Err(_) => 0,
+    };
+    ensure!(
+        (process, session) == (0, 0),
+        "loads would not have the priority of the proxies: this process has nice {process}, its session {session} \
+         (sched(7)); start it with nice 0, and in a session of its own, as by setsid(1)"
+    );
+    Ok(())
+}
+
+/// Of /proc/PID/stat (proc(5)): the nineteenth field; the second, a name in
+/// brackets, may hold anything.
+fn nice_of_process(stat: &str) -> Option<i8> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(16)?.parse().ok()
+}
+
+/// Of /proc/PID/autogroup: "/autogroup-7 nice 0".
+fn nice_of_session(group: &str) -> Option<i8> {
+    group.rsplit_once("nice ")?.1.trim().parse().ok()
 }
 
 /// The first line that a program says of itself, on whichever stream, without

@@ -58,6 +58,7 @@ fn main() -> Result<ExitCode> {
     }
     // The proxies hold two connections for each of the load's.
     watchword_benches::raise_limits();
+    machine::check_priority()?;
     notice_signals()?;
     if asked.flames {
         flames::draw(&asked)?;
