@@ -41,6 +41,7 @@ fn what_never_has_to_wait_needs_no_runtime() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let mut far = listener.accept().unwrap().0;
+    far.set_read_timeout(Some(SOON)).unwrap();
     near.set_nonblocking(true).unwrap();
     let mut near = LazyStream::new(near.into());
     let mut cx = Context::from_waker(Waker::noop());
@@ -97,7 +98,7 @@ async fn what_the_kernel_has_no_room_for_waits_and_arrives() {
         near.shutdown().await.unwrap();
     };
     timeout(SOON, sending).await.unwrap();
-    assert!(reading.await.unwrap().unwrap() == sent);
+    assert!(timeout(SOON, reading).await.unwrap().unwrap().unwrap() == sent);
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ async fn last_bytes_go_with_their_end<A: AppStream>(of: impl Fn(TcpStream) -> A)
             assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::WouldBlock);
             near.shutdown().await.unwrap();
             let mut all = Vec::new();
-            far.read_to_end(&mut all).await.unwrap();
+            timeout(SOON, far.read_to_end(&mut all)).await.unwrap().unwrap();
             assert_eq!(all, b"the last");
             return;
         }
