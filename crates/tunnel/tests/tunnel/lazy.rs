@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use watchword_tunnel::{AppStream as _, LazyStream};
 
-use crate::tcp::tcp;
+use crate::tcp::{more_than_fits_arrives, tcp};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -75,7 +75,7 @@ async fn who_waits_for_bytes_hears_of_them_and_of_their_end() {
         near.read_to_end(&mut all).await.map(|_| all)
     });
     for word in ["some", " and more"] {
-        // Long enough for who would look again by itself to be done.
+        // The reader has to wait first.
         tokio::task::yield_now().await;
         far.write_all(word.as_bytes()).await.unwrap();
     }
@@ -85,20 +85,7 @@ async fn who_waits_for_bytes_hears_of_them_and_of_their_end() {
 
 #[tokio::test]
 async fn what_the_kernel_has_no_room_for_waits_and_arrives() {
-    const LENGTH: usize = 16 << 20;
-    let (near, mut far) = tcp().await;
-    let mut near = lazy(near);
-    let sent: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
-    let reading = tokio::spawn(async move {
-        let mut all = Vec::new();
-        far.read_to_end(&mut all).await.map(|_| all)
-    });
-    let sending = async {
-        near.write_all(&sent).await.unwrap();
-        near.shutdown().await.unwrap();
-    };
-    timeout(SOON, sending).await.unwrap();
-    assert!(timeout(SOON, reading).await.unwrap().unwrap().unwrap() == sent);
+    more_than_fits_arrives(lazy, |near, cx, bytes| Pin::new(near).poll_write(cx, bytes)).await;
 }
 
 #[tokio::test]

@@ -99,22 +99,36 @@ async fn the_last_bytes_go_in_one_packet_with_their_end() {
     last_bytes_go_with_their_end(lazy).await;
 }
 
-#[tokio::test]
-async fn last_bytes_that_the_kernel_has_no_room_for_wait_and_arrive() {
+/// Sends more than the kernel has room for by `write`, which is a step as
+/// `poll_write` is, and then the end.
+pub(crate) async fn more_than_fits_arrives<A: AppStream>(
+    of: impl Fn(TcpStream) -> A,
+    write: impl Fn(&mut A, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+) {
     const LENGTH: usize = 16 << 20;
-    let (mut near, mut far) = tcp().await;
+    let (near, mut far) = tcp().await;
+    let mut near = of(near);
     let sent: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
     let reading = tokio::spawn(async move {
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.map(|_| all)
     });
-    let mut rest = &sent[..];
-    while !rest.is_empty() {
-        let written = poll_fn(|cx| near.poll_write_last(cx, rest)).await.unwrap();
-        rest = &rest[written..];
-    }
-    near.shutdown().await.unwrap();
-    assert!(reading.await.unwrap().unwrap() == sent);
+    let sending = async {
+        let mut rest = &sent[..];
+        while !rest.is_empty() {
+            let written = poll_fn(|cx| write(&mut near, cx, rest)).await.unwrap();
+            rest = &rest[written..];
+        }
+        near.shutdown().await.unwrap();
+    };
+    timeout(SOON, sending).await.unwrap();
+    assert!(timeout(SOON, reading).await.unwrap().unwrap().unwrap() == sent);
+}
+
+#[tokio::test]
+async fn last_bytes_that_the_kernel_has_no_room_for_wait_and_arrive() {
+    more_than_fits_arrives(|stream| stream, AppStream::poll_write_last).await;
+    more_than_fits_arrives(lazy, AppStream::poll_write_last).await;
 }
 
 #[tokio::test]
